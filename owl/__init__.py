@@ -1,0 +1,1 @@
+"""Pruning and evaluation kernels for OpenAI Whisper; the notebooks call them. See README.md for the map."""

@@ -1,0 +1,90 @@
+"""Sparsity per block from outlier ratios: more outliers → higher density → less pruning.
+
+Source: OWL, arXiv 2310.05175 (luuyin/OWL `lib/prune_all.py:943-966`). Difference from it: the published code takes an unweighted mean
+over equally large LLM blocks; Whisper's decoder blocks are a third larger than its encoder blocks, so "owl" uses the mean weighted by
+weight counts and reaches the target exactly. "owl-equal" keeps the published arithmetic for comparison and misses the target.
+"""
+
+from collections.abc import Sequence
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+ALLOCATIONS = ("uniform", "owl", "owl-equal")
+PUBLISHED_FLOOR = 0.01  # sparsity that the published code gives a block whose sparsity would be <= 0
+
+
+def allocate(
+    name: str, outlier_ratios: Sequence[float], weight_counts: Sequence[int], sparsity: float, lam: float = 0.08
+) -> list[float]:
+    """Sparsity of each block (a fraction), in the order of `outlier_ratios`; encoder and decoder blocks are one pool.
+
+    "uniform": `sparsity` everywhere. "owl": s_i = S − (r_i − r̄) with r = 2λ·(D − min D)/(max D − min D) and r̄ weighted by
+    `weight_counts`; where that leaves [0, 1], all blocks move by the one shift that keeps Σ w·clip(s, 0, 1) = S·Σ w.
+    "owl-equal": unweighted r̄, s ≤ 0 → 0.01, nothing redistributed. All ratios equal, or one block: uniform.
+    Raises ValueError for an unknown name, different lengths, no blocks, values that are not finite, sparsity outside [0, 1), λ < 0.
+    """
+    _check(name, outlier_ratios, weight_counts, sparsity, lam)
+    low, high = min(outlier_ratios), max(outlier_ratios)
+    if name == "uniform" or low == high:
+        return [sparsity] * len(outlier_ratios)
+    stretched = [2 * lam * (ratio - low) / (high - low) for ratio in outlier_ratios]
+    if name == "owl-equal":
+        mean = sum(stretched) / len(stretched)
+        wanted = [sparsity - (value - mean) for value in stretched]
+        return [value if value > 0 else PUBLISHED_FLOOR for value in wanted]
+    mean = sum(value * count for value, count in zip(stretched, weight_counts)) / sum(weight_counts)
+    return _fit([sparsity - (value - mean) for value in stretched], weight_counts, sparsity)
+
+
+def median_sparsities(weights: Sequence[Tensor], sparsity: float, lam: float, boost: float) -> list[float]:
+    """Sparsity per linear when boosted magnitudes compete globally: the `median` outlier detection that scripts copy from each other.
+
+    In each matrix, weights with |W| > λ·median(|W|) of that matrix count as outliers and their |W| is multiplied by `boost`; the
+    `sparsity` share of all weights with the smallest boosted magnitude is pruned, and each matrix's share of them is returned. Inside one
+    matrix the boost keeps the order of |W| (for boost ≥ 1), so it can only move sparsity between matrices. Ties are not split.
+    """
+    if not weights:
+        raise ValueError("median_sparsities needs at least one weight matrix")
+    boosted = []
+    for weight in weights:
+        magnitude = weight.detach().abs().float().flatten()
+        boosted.append(torch.where(magnitude > lam * magnitude.median(), magnitude * boost, magnitude))
+    wanted = sparsity * sum(values.numel() for values in boosted)
+    low, high = 0.0, max(values.max().item() for values in boosted)
+    for _ in range(60):  # bisection on the global threshold: no copy of all weights, no sort
+        middle = (low + high) / 2
+        pruned = sum((values < middle).sum().item() for values in boosted)
+        low, high = (middle, high) if pruned < wanted else (low, middle)
+    return [(values < low).sum().item() / values.numel() for values in boosted]
+
+
+def _fit(wanted: list[float], counts: Sequence[int], sparsity: float) -> list[float]:
+    """Clip to [0, 1] after the one shift c that makes the weighted mean of clip(s + c, 0, 1) the target (bisection to rounding)."""
+    if all(0 <= value <= 1 for value in wanted):
+        return wanted
+    target = sparsity * sum(counts)
+    low, high = -1.0 - max(wanted), 1.0 - min(wanted)
+    for _ in range(200):
+        shift = (low + high) / 2
+        reached = sum(count * min(1.0, max(0.0, value + shift)) for value, count in zip(wanted, counts))
+        low, high = (shift, high) if reached < target else (low, shift)
+    return [min(1.0, max(0.0, value + high)) for value in wanted]
+
+
+def _check(name: str, ratios: Sequence[float], counts: Sequence[int], sparsity: float, lam: float) -> None:
+    if name not in ALLOCATIONS:
+        raise ValueError(f"unknown allocation '{name}'; choose one of {', '.join(ALLOCATIONS)}")
+    if len(ratios) == 0:
+        raise ValueError("no blocks to allocate sparsity to")
+    if len(ratios) != len(counts):
+        raise ValueError(f"{len(ratios)} outlier ratios but {len(counts)} weight counts; one of each per block")
+    if not all(isfinite(ratio) for ratio in ratios):
+        raise ValueError(f"outlier ratios must be finite: {list(ratios)}")
+    if not all(count > 0 for count in counts):
+        raise ValueError(f"every block needs at least one weight: {list(counts)}")
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity must be in [0, 1), not {sparsity}")
+    if not lam >= 0:
+        raise ValueError(f"lambda must not be negative, not {lam}")
