@@ -1,0 +1,169 @@
+"""Run calibration clips through a Whisper block by block and keep, per input of its linears, what pruning needs to know of it.
+
+`walk` is a generator: it hands over a block with its statistics, and whatever the caller does to the block's weights before asking for
+the next one is what the next block's inputs are made with. A dense pass and a sequential prune are the same loop.
+Rows are token rows: encoder frames with audio in them (padding left out unless asked for), and text positions (padding always left out).
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from owl.data import Clip
+from owl.decoding import input_features
+from owl.whisper import Block, embed_audio, embed_text, prompt_tokens, run_block, valid_frames
+
+
+@dataclass
+class Statistics:
+    """Of one input over all token rows: `rows` (count), `total` (in,) sum, `squares` (in,) sum of squares, `gram` (in, in) = XᵀX or None.
+
+    Batches are multiplied in the model's precision (at least float32) and added up in float64 where the device has it.
+    """
+
+    rows: int
+    total: Tensor
+    squares: Tensor
+    gram: Tensor | None
+
+    @property
+    def rms(self) -> Tensor:
+        """Root mean square of every input feature per token row, (in,)."""
+        return (self.squares / max(1, self.rows)).sqrt()
+
+    def add(self, inputs: Tensor) -> None:
+        """Add token rows, (rows, in)."""
+        inputs, wide = inputs.float(), self.total.dtype
+        self.rows += len(inputs)
+        self.total += inputs.sum(0, dtype=wide)
+        self.squares += inputs.square().sum(0, dtype=wide)
+        if self.gram is not None:
+            self.gram += (inputs.T @ inputs).to(wide)
+
+
+@dataclass
+class Batch:
+    """Some calibration clips on the model's device: states to run on and which of their rows count."""
+
+    audio: Tensor  # (clips, frames, d) states in the encoder, its output later
+    audio_rows: Tensor  # (clips, frames) bool
+    text: Tensor  # (clips, tokens, d) states in the decoder
+    text_rows: Tensor  # (clips, tokens) bool
+
+
+@torch.inference_mode()
+def prepare(
+    model, processor, clips: Sequence[Clip], texts: Sequence[Sequence[int]], *, language: str | None, padding: str, batch_size: int
+) -> list[Batch]:
+    """Batches of clips with their text tokens, (clips, tokens) as prompt + `texts`; what exceeds the window or the token limit is cut.
+
+    `padding` "exclude" counts only encoder frames that hold audio, "include" counts them all.
+    """
+    prompt, device = prompt_tokens(model, language), next(model.parameters()).device
+    limit, frames = model.config.max_target_positions, model.config.max_source_positions
+    batches = []
+    for start in range(0, len(clips), batch_size):
+        part = clips[start : start + batch_size]
+        rows = [([*prompt, *tokens])[:limit] for tokens in texts[start : start + batch_size]]
+        width = max(len(row) for row in rows)
+        tokens = torch.tensor([row + [model.config.eos_token_id] * (width - len(row)) for row in rows], device=device)
+        valid = [frames if padding == "include" else valid_frames(len(clip.audio), model) for clip in part]
+        batches.append(
+            Batch(
+                audio=embed_audio(model, input_features(model, processor, [clip.audio for clip in part])),
+                audio_rows=_first(valid, frames, device),
+                text=embed_text(model, tokens),
+                text_rows=_first([len(row) for row in rows], width, device),
+            )
+        )
+    return batches
+
+
+@torch.inference_mode()
+def walk(
+    model, every: Sequence[Block], batches: Sequence[Batch], *, gram: bool, modified: bool, description: str
+) -> Iterator[tuple[Block, dict[str, Statistics]]]:
+    """Yield each block with {linear name: statistics of its input}; linears that share an input share the one `Statistics`.
+
+    With `gram` false only sums are kept. `modified` says that the caller changes weights in between: the block is then run again
+    before the next one. One block's statistics exist at a time, beside those of the encoder's output, which all decoder blocks share.
+    The states in `batches` are consumed: prepare new ones for another walk.
+    """
+    encoder_output: Statistics | None = None
+    for index, block in enumerate(tqdm(every, desc=description, unit="block")):
+        if block.in_decoder and not every[index - 1].in_decoder:
+            _finish_encoder(model, batches)
+            encoder_output = None
+        collected = {name: _empty(linear, gram) for name, linear in _inputs(block).items()}
+        if encoder_output is not None and "encoder output" in collected:
+            collected["encoder output"] = encoder_output
+        outputs = [_observe(block, batch, collected, skip_encoder=encoder_output is not None) for batch in batches]
+        encoder_output = collected.get("encoder output", encoder_output)
+        _warn_if_singular(block, collected)
+        yield block, {linear.name: collected[linear.inputs] for linear in block.linears}
+        for batch, output in zip(batches, outputs):
+            _store(block, batch, _forward(block, batch) if modified else output)
+
+
+def _inputs(block: Block) -> dict:
+    """One linear per distinct input of the block."""
+    return {linear.inputs: linear for linear in reversed(block.linears)}
+
+
+def _empty(linear, gram: bool) -> Statistics:
+    weight = linear.module.weight
+    wide = torch.float32 if weight.device.type == "mps" else torch.float64
+    zeros = torch.zeros(weight.shape[1], dtype=wide, device=weight.device)
+    return Statistics(0, zeros, zeros.clone(), torch.diag(zeros) if gram else None)
+
+
+def _observe(block: Block, batch: Batch, collected: dict[str, Statistics], skip_encoder: bool) -> Tensor:
+    """Run the block on one batch with a hook on one linear per input, and return its output."""
+    hooks = []
+    for name, linear in _inputs(block).items():
+        if name == "encoder output" and skip_encoder:
+            continue
+        rows = batch.audio_rows if name == "encoder output" or not block.in_decoder else batch.text_rows
+        hook = lambda module, inputs, statistics=collected[name], rows=rows: statistics.add(inputs[0][rows])  # noqa: E731
+        hooks.append(linear.module.register_forward_pre_hook(hook))
+    try:
+        return _forward(block, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _forward(block: Block, batch: Batch) -> Tensor:
+    return run_block(block, batch.text, batch.audio) if block.in_decoder else run_block(block, batch.audio)
+
+
+def _store(block: Block, batch: Batch, states: Tensor) -> None:
+    if block.in_decoder:
+        batch.text = states
+    else:
+        batch.audio = states
+
+
+def _finish_encoder(model, batches: Sequence[Batch]) -> None:
+    for batch in batches:
+        batch.audio = model.model.encoder.layer_norm(batch.audio)
+
+
+def _first(counts: Sequence[int], width: int, device) -> Tensor:
+    """(len(counts), width) bool: the first counts[i] positions of row i."""
+    return torch.arange(width, device=device) < torch.tensor(counts, device=device)[:, None]
+
+
+def _warn_if_singular(block: Block, collected: dict[str, Statistics]) -> None:
+    short = [statistics for statistics in collected.values() if statistics.gram is not None and statistics.rows < len(statistics.total)]
+    if short:
+        worst = max(short, key=lambda statistics: len(statistics.total) / max(1, statistics.rows))
+        warnings.warn(
+            f"{block.name}: {worst.rows} token rows for {len(worst.total)} inputs make a singular Gram matrix; "
+            "solvers damp it, but more calibration samples would serve better",
+            stacklevel=2,
+        )

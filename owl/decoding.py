@@ -1,0 +1,66 @@
+"""Greedy transcription of one batch, with the same fixed settings for every model that is compared.
+
+Traps this file exists for: without timestamps nothing stops `generate` from emitting timestamp tokens, and its long-form seeking can then
+loop forever on an over-pruned model; so all timestamp ids are suppressed, one unique `generate` call is forced, and it is bounded.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from owl.whisper import language_of, prompt_tokens, window_samples
+
+USUAL_CAP = 224  # tokens, openai/whisper's own default (half its text context)
+
+
+class Decoded(NamedTuple):
+    """Text tokens of one window, without prompt and end token; `capped` is true where the end token never came."""
+
+    tokens: list[int]
+    capped: bool
+
+
+def input_features(model, processor, audio: Sequence) -> Tensor:
+    """Log-mel features (clips, mel bins, 2·frames) on the model's device, each clip (samples,) cut or padded to the window."""
+    extractor = processor.feature_extractor
+    cut = [samples[: window_samples(processor)] for samples in audio]
+    features = extractor(cut, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features
+    return features.to(next(model.parameters()))
+
+
+def token_cap(model, wanted: int | None, language: str | None = None) -> int:
+    """Most new tokens per window: `wanted`, by default 224, never more than the decoder has positions for."""
+    return min(wanted or USUAL_CAP, model.config.max_target_positions - len(prompt_tokens(model, language)))
+
+
+@torch.inference_mode()
+def encode(model, features: Tensor) -> Tensor:
+    """(clips, mel bins, 2·frames) → the encoder's output (clips, frames, d)."""
+    return model.model.encoder(features).last_hidden_state
+
+
+@torch.inference_mode()
+def greedy(model, encoder_output: Tensor, *, language: str | None, max_new_tokens: int | None) -> list[Decoded]:
+    """Greedy text tokens of every clip of an encoder output (clips, frames, d)."""
+    prompt, settings = prompt_tokens(model, language), model.generation_config
+    timestamps = list(range(settings.no_timestamps_token_id + 1, model.config.vocab_size))
+    spoken = {"language": language_of(model, language), "task": "transcribe"} if getattr(settings, "is_multilingual", False) else {}
+    sequences = model.generate(
+        encoder_outputs=BaseModelOutput(encoder_output),
+        force_unique_generate_call=True,
+        return_timestamps=False,
+        num_beams=1,
+        do_sample=False,
+        max_length=None,
+        max_new_tokens=token_cap(model, max_new_tokens, language),
+        suppress_tokens=[*(settings.suppress_tokens or []), *timestamps],
+        **spoken,
+    )
+    return [_text_tokens(row[len(prompt) :], model.config.eos_token_id) for row in sequences.tolist()]
+
+
+def _text_tokens(row: list[int], end: int) -> Decoded:
+    return Decoded(row[: row.index(end)], False) if end in row else Decoded(row, True)
