@@ -83,7 +83,6 @@ def prepare(
     return batches
 
 
-@torch.inference_mode()
 def walk(
     model, every: Sequence[Block], batches: Sequence[Batch], *, gram: bool, modified: bool, description: str
 ) -> Iterator[tuple[Block, dict[str, Statistics]]]:
@@ -137,6 +136,7 @@ def _observe(block: Block, batch: Batch, collected: dict[str, Statistics], skip_
             hook.remove()
 
 
+@torch.inference_mode()
 def _forward(block: Block, batch: Batch) -> Tensor:
     return run_block(block, batch.text, batch.audio) if block.in_decoder else run_block(block, batch.audio)
 
@@ -148,6 +148,7 @@ def _store(block: Block, batch: Batch, states: Tensor) -> None:
         batch.audio = states
 
 
+@torch.inference_mode()
 def _finish_encoder(model, batches: Sequence[Batch]) -> None:
     for batch in batches:
         batch.audio = model.model.encoder.layer_norm(batch.audio)

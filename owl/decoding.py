@@ -4,9 +4,10 @@ Traps this file exists for: without timestamps nothing stops `generate` from emi
 loop forever on an over-pruned model; so all timestamp ids are suppressed, one unique `generate` call is forced, and it is bounded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
@@ -60,6 +61,19 @@ def greedy(model, encoder_output: Tensor, *, language: str | None, max_new_token
         **spoken,
     )
     return [_text_tokens(row[len(prompt) :], model.config.eos_token_id) for row in sequences.tolist()]
+
+
+Decoder = Callable[[Sequence[np.ndarray]], list[Decoded]]  # waveforms of at most one window → their text tokens, in order
+
+
+def torch_decoder(model, processor, *, language: str | None = None, max_new_tokens: int | None = None) -> Decoder:
+    """How PyTorch turns a batch of waveforms into text tokens: features, encoder, greedy decoding."""
+
+    def decode(audio: Sequence[np.ndarray]) -> list[Decoded]:
+        states = encode(model, input_features(model, processor, audio))
+        return greedy(model, states, language=language, max_new_tokens=max_new_tokens)
+
+    return decode
 
 
 def _text_tokens(row: list[int], end: int) -> Decoded:

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from owl.data import RATE, Clip
-from owl.decoding import encode, greedy, input_features
+from owl.decoding import Decoder, input_features
 from owl.whisper import prompt_tokens, window_samples
 from owl.windows import split_at_silences
 
@@ -50,24 +50,16 @@ class Transcription:
 
 
 def transcribe(
-    model,
-    processor,
-    clips: Sequence[Clip],
-    *,
-    language: str | None = None,
-    batch_size: int = 16,
-    max_new_tokens: int | None = None,
-    description: str = "transcribe",
+    decode: Decoder, processor, clips: Sequence[Clip], *, batch_size: int = 16, description: str = "transcribe"
 ) -> Transcription:
-    """Greedy transcripts, batched. Clips of like length share a batch; a clip beyond the window is cut at silences and joined again."""
+    """Transcripts by any runtime's `decode`, batched. Clips of like length share a batch; longer than the window: cut at silences, joined."""
     started = time.perf_counter()
     pieces = [(index, piece) for index, clip in enumerate(clips) for piece in split_at_silences(clip.audio, window_samples(processor))]
     order = sorted(range(len(pieces)), key=lambda position: len(pieces[position][1]))
     decoded = {}
     for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
         part = order[start : start + batch_size]
-        features = input_features(model, processor, [pieces[position][1] for position in part])
-        decoded |= zip(part, greedy(model, encode(model, features), language=language, max_new_tokens=max_new_tokens))
+        decoded |= zip(part, decode([pieces[position][1] for position in part]))
     transcripts = []
     for index, clip in enumerate(clips):
         parts = [decoded[position] for position, (owner, _) in enumerate(pieces) if owner == index]

@@ -29,3 +29,12 @@ def outlier_ratio(scores: Float[Tensor, "..."], multiple: float) -> float:
     if not torch.isfinite(mean) or scores.min() < 0:
         raise ValueError("scores must be finite and not negative: check the calibration statistics for NaN or infinity")
     return (scores > multiple * mean).sum().item() / scores.numel()
+
+
+def score_quantiles(scores: Float[Tensor, "..."]) -> dict[str, float]:
+    """Quantiles of `scores` relative to their mean, as {"q01": …, "q999": …, "max": …}; from at most a million evenly spaced scores."""
+    flat = scores.flatten()
+    mean, largest = flat.mean().item() or 1.0, flat.max().item()
+    sample = flat[:: max(1, flat.numel() // 1_000_000)].float().cpu() / mean
+    levels = {"q01": 0.01, "q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95, "q99": 0.99, "q999": 0.999}
+    return {name: torch.quantile(sample[:2_000_000], level).item() for name, level in levels.items()} | {"max": largest / mean}

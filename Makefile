@@ -1,0 +1,78 @@
+# make report SPARSITY=0.5   the main job; `make` alone lists everything
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?= python3
+CONFIG ?= configs/demo.json
+PY := .venv/bin/python
+export PYTHONPATH := $(CURDIR)
+export TOKENIZERS_PARALLELISM := false
+export PYTHONWARNINGS := ignore:IProgress
+
+OVERRIDES := SPARSITY METHOD ALLOCATION PATTERN MODEL SAMPLES DEVICE FORMATS
+NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb))))
+TEMPLATES := $(shell find owl/templates -type f)
+
+.PHONY: help setup report pages test lab demo-model bench golden clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
+	@echo "  on the report line: CONFIG=configs/….json RUN=… $(OVERRIDES:%=%=…)"
+
+# PY=python on the make line uses the interpreter of an environment that is already there (conda, Docker)
+setup: $(if $(filter command line environment,$(origin PY)),,.venv/ready) ## Make the environment in .venv (every other target does it first)
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "error: Python 3.11 or newer is needed; name one with PYTHON=…" >&2; exit 1; }
+	@echo "making the environment in .venv (a few minutes, about 2 GB)"
+	@$(PYTHON) -m venv .venv || \
+	{ echo "error: cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+report: setup ## Analyse, prune, evaluate, export: writes reports/<run>/index.html
+	@run=$$($(PY) -m owl.resolve --config "$(CONFIG)" $(if $(RUN),--run "$(RUN)") $(foreach name,$(OVERRIDES),$(name)="$($(name))")) && \
+	$(MAKE) --no-print-directory pages BUILD="$$run" && echo "report: reports/$$run/index.html"
+
+test: setup ## Unit tests, then the notebooks under nbval
+	$(PY) -m pytest tests
+	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --override-ini addopts= -q $(NOTEBOOKS:%=notebooks/%.ipynb)
+
+lab: setup ## Open JupyterLab on the notebooks
+	$(PY) -m jupyterlab notebooks
+
+golden: setup ## Re-run the notebooks in place and keep the outputs of their checked cells
+	@for name in $(NOTEBOOKS); do \
+	  $(PY) -m jupyter nbconvert --to notebook --execute --inplace notebooks/$$name.ipynb && \
+	  $(PY) -m nbstripout --keep-count --extra-keys "metadata.papermill cell.metadata.execution" notebooks/$$name.ipynb || exit 1; \
+	done
+
+bench: setup ## Measure speed, memory and choices side by side, as ratios: BENCH_CONFIG=… for another model
+	$(PY) -m benchmarks.bench $(or $(BENCH_CONFIG),$(CONFIG))
+
+clean: ## Remove what runs generated (runs/, reports/); the environment stays
+	rm -rf runs reports
+
+ifdef BUILD
+pages: reports/$(BUILD)/index.html
+
+runs/$(BUILD)/modules.mk: $(wildcard owl/*.py) $(wildcard notebooks/*.ipynb)
+	@$(PY) -m owl.modules "$(BUILD)" > $@
+
+include runs/$(BUILD)/modules.mk
+
+# $(1) notebook, $(2) the executed notebook before it, $(3) "2/4"
+define execute
+reports/$(BUILD)/$(1).ipynb: notebooks/$(1).ipynb runs/$(BUILD)/config.json $(2)
+	@$$(PY) -m owl.execute $$< $$@ "$(BUILD)" $(3)
+endef
+previous :=
+count :=
+$(foreach name,$(NOTEBOOKS),$(eval count += x)$(eval $(call execute,$(name),$(previous),$(words $(count))/$(words $(NOTEBOOKS))))$(eval previous := reports/$(BUILD)/$(name).ipynb))
+
+reports/$(BUILD)/index.html: $(NOTEBOOKS:%=reports/$(BUILD)/%.ipynb) owl/report.py $(TEMPLATES)
+	@$(PY) -m owl.report "$(BUILD)"
+endif

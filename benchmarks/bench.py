@@ -1,0 +1,100 @@
+"""`make bench`: what pruning and transcription cost on this machine, every figure beside what it is compared with.
+
+Each job runs in a process of its own, so that its peak memory is its own. Figures of different machines do not compare; ratios of one run do.
+"""
+
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import pandas as pd
+
+from owl import allocation, decoding, evaluation, experiment, formats, pruning, record, whisper
+from owl.config import load
+from owl.solvers import METHODS
+
+ALONE = 24  # clips for the one-at-a-time loop
+
+
+def main(path: str) -> None:
+    print(f"benchmark on {path}\n")
+    batched, alone = job(transcription, path), job(one_at_a_time, path)
+    print(f"transcription, batched               {batched['rtfx']:8.1f} × real time")
+    print(f"transcription, one clip at a time    {alone['rtfx']:8.1f} × real time")
+    print(f"ratio batched / one at a time        {batched['rtfx'] / alone['rtfx']:8.2f}\n")
+    idle = job(nothing, path)
+    jobs = [(method, padding) for method in METHODS for padding in ("exclude", "include") if not (method == "magnitude" and padding == "include")]
+    rows = pd.DataFrame([job(prune, path, method, padding) for method, padding in jobs])
+    fastest = rows.seconds.min()
+    rows["seconds ratio"] = rows.seconds / fastest
+    rows["peak GB"] = rows.peak / 1e9
+    rows["peak ratio"] = rows.peak / idle["peak"]
+    print("calibration + pruning, uniform allocation, the config's sparsity; peak ratio: to a process that only loads model and clips")
+    print(rows.drop(columns="peak").to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    print("\ncalibration.padding: WER with padding rows left out (exclude) against counted (include)")
+    for method in ("wanda", "sparsegpt"):
+        wer = rows[rows.method == method].set_index("padding").wer
+        print(f"  {method:10s} exclude {wer['exclude']:.4f}   include {wer['include']:.4f}   include − exclude {wer['include'] - wer['exclude']:+.4f}")
+
+
+def job(function, *arguments) -> dict:
+    """Run a function in a fresh process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def transcription(path: str) -> dict:
+    model, processor, dataset, decode = ready(path)
+    return {"rtfx": evaluation.transcribe(decode, processor, dataset.clips, batch_size=load(path).evaluation.batch_size).rtfx}
+
+
+def one_at_a_time(path: str) -> dict:
+    """The loop that most scripts have: processor, `generate`, decode, for one clip after the other."""
+    model, processor, dataset, decode = ready(path)
+    clips, cap = dataset.clips[:ALONE], decoding.token_cap(model, load(path).evaluation.max_new_tokens)
+    started = time.perf_counter()
+    for clip in clips:
+        features = decoding.input_features(model, processor, [clip.audio])
+        tokens = model.generate(features, force_unique_generate_call=True, num_beams=1, max_length=None, max_new_tokens=cap)
+        processor.batch_decode(tokens, skip_special_tokens=True)
+    return {"rtfx": sum(clip.seconds for clip in clips) / (time.perf_counter() - started)}
+
+
+def nothing(path: str) -> dict:
+    ready(path)
+    return {"peak": record.peak_rss_bytes()}
+
+
+def prune(path: str, method: str, padding: str) -> dict:
+    config = load(path, {"method": method, "allocation": "uniform"})
+    calibration = config.pruning.calibration.model_copy(update={"padding": padding})
+    config = config.model_copy(update={"pruning": config.pruning.model_copy(update={"calibration": calibration})})
+    model, processor = experiment.load_model(config)
+    every, _ = whisper.select(whisper.blocks(model), config.pruning.target_modules, config.pruning.excluded_modules)
+    labels = experiment.calibration_labels(config, model, processor, experiment.calibration_set(config))
+    sparsities = pruning.spread(every, allocation.allocate("uniform", [0.0] * len(every), [1] * len(every), config.pruning.sparsity))
+    started = time.perf_counter()
+    pruning.prune(model, every, experiment.calibration_batches(config, model, processor, labels), sparsities, method=method)
+    seconds, peak = time.perf_counter() - started, record.peak_rss_bytes()
+    datasets = experiment.evaluation_sets(config)
+    said = [
+        evaluation.transcribe(decoding.torch_decoder(model, processor, language=d.language), processor, d.clips, batch_size=config.evaluation.batch_size)
+        for d in datasets
+    ]
+    wer = formats.pooled_wer(said, [experiment.normalizer_of(config, model, dataset) for dataset in datasets])
+    return {"method": method, "padding": padding, "sparsity": config.pruning.sparsity, "seconds": seconds, "peak": peak, "wer": wer}
+
+
+def ready(path: str):
+    """Model, processor, first evaluation dataset and a warm decoder."""
+    config = load(path)
+    model, processor = experiment.load_model(config)
+    dataset = experiment.evaluation_sets(config)[0]
+    decode = decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=config.evaluation.max_new_tokens)
+    decode([dataset.clips[0].audio])
+    return model, processor, dataset, decode
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

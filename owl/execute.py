@@ -1,0 +1,39 @@
+"""Execute one notebook of a run for make: progress on the terminal, one clear line when it fails.
+
+`python -m owl.execute NOTEBOOK OUTPUT RUN STEP` ("STEP" as in "2/4"). A notebook that stops leaves nothing at OUTPUT; the half-run copy with its
+traceback goes to `runs/<run>/failed/`, and what an earlier report of this run claimed (index.html, summary.json) is taken away first.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from owl.paths import ROOT
+from owl.resolve import CLAIMS
+
+
+def main(notebook: Path, output: Path, run: str, step: str) -> int:
+    """Exit code 0, or 1 with `error: …` as the last words."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for claim in CLAIMS:
+        (output.parent / claim).unlink(missing_ok=True)
+    print(f"[{step}] {notebook.stem}", file=sys.stderr, flush=True)
+    half = ROOT / "runs" / run / "failed" / output.name
+    half.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(half), {"run": run}, cwd=str(notebook.parent), progress_bar=False, stderr_file=sys.stderr, kernel_name="python3"
+        )
+    except PapermillExecutionError as error:
+        print(f"\nthe notebook with its traceback: {half.relative_to(ROOT)}", file=sys.stderr)
+        print(f"error: {notebook.stem} stopped: {error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    shutil.move(half, output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), sys.argv[3], sys.argv[4]))

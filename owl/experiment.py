@@ -1,0 +1,166 @@
+"""From a config to things: the model on its device, the clips, the calibration labels. Notebooks call this first, kernels never do."""
+
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from owl.calibration import Batch, prepare
+from owl.config import Config
+from owl.data import Clip, DataError, Dataset, check_disjoint, load_dataset
+from owl.decoding import torch_decoder
+from owl.evaluation import Transcription, read, save, transcribe
+from owl.record import Run
+from owl.scoring import is_repetitive
+from owl.whisper import choose_device, choose_dtype, language_of, load, window_samples
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Calibration clips that have usable text, their text tokens (no prompt, no end), and why the others were dropped."""
+
+    clips: list[Clip]
+    tokens: list[list[int]]
+    dropped: dict[str, int]
+    language: str | None
+
+    def half(self, seed: int) -> "Labels":
+        """A random half of the clips (at least one), without replacement."""
+        chosen = np.random.default_rng(seed).permutation(len(self.clips))[: max(1, len(self.clips) // 2)]
+        return Labels([self.clips[i] for i in chosen], [self.tokens[i] for i in chosen], {}, self.language)
+
+
+def load_model(config: Config, folder: Path | None = None):
+    """(model, processor) as the config's hardware section says; `folder` instead of the config's model when given. Says what it chose."""
+    hardware = config.hardware
+    if hardware.cpu_threads:
+        torch.set_num_threads(hardware.cpu_threads)
+    device = choose_device(hardware.device, hardware.use_mps)
+    dtype = choose_dtype(hardware.precision, device)
+    if str(dtype) != f"torch.{hardware.precision}":
+        print(f"precision {hardware.precision} was asked for; on a CPU we compute in float32")
+    return load(str(folder or config.model.name), device, dtype, config.model.cache_dir)
+
+
+def evaluation_sets(config: Config) -> list[Dataset]:
+    """Every evaluation dataset of the config, in order, whole or its first `max_samples` clips."""
+    return [load_dataset(**_source(entry, config)) for entry in tqdm(config.evaluation.datasets, desc="evaluation data", unit="dataset")]
+
+
+def calibration_set(config: Config, evaluated: Sequence[Dataset] = ()) -> Dataset:
+    """`calibration.samples` clips drawn through a seeded shuffle; DataError where one of them is also an evaluation clip."""
+    wanted = config.pruning.calibration
+    source = _source(wanted.dataset, config) | {"max_samples": wanted.samples, "shuffle_seed": wanted.seed}
+    dataset = load_dataset(**source, require_text=wanted.labels == "reference")
+    if len(dataset.clips) < wanted.samples:
+        warnings.warn(f"calibration asks for {wanted.samples} clips; {dataset.name} has {len(dataset.clips)}", stacklevel=2)
+    check_disjoint(dataset.clips, [clip for other in evaluated for clip in other.clips])
+    return dataset
+
+
+def calibration_labels(config: Config, model, processor, dataset: Dataset) -> Labels:
+    """Text tokens per calibration clip: the dense model's own greedy transcript of the first window, or the reference text.
+
+    Dropped and counted: transcripts that hit the token cap, repeat themselves or are empty; references of clips beyond the window.
+    DataError when nothing is left.
+    """
+    by_model = config.pruning.calibration.labels == "model"
+    rows = _transcripts(config, model, processor, dataset) if by_model else _references(processor, dataset)
+    kept = [(clip, tokens) for clip, tokens, problem in rows if problem is None]
+    problems = [problem for _, _, problem in rows if problem is not None]
+    if not kept:
+        raise DataError(
+            f"no calibration clip of '{dataset.name}' has usable text ({problems[0]}); use labels \"reference\", other audio or another model"
+        )
+    dropped = {name: problems.count(name) for name in sorted(set(problems))}
+    return Labels([clip for clip, _ in kept], [tokens for _, tokens in kept], dropped, dataset.language)
+
+
+def saved_labels(dataset: Dataset, saved: Sequence[dict]) -> Labels:
+    """The labels that an earlier notebook saved as [{"id", "tokens"}], for the clips of the same dataset."""
+    tokens = {row["id"]: row["tokens"] for row in saved}
+    clips = [clip for clip in dataset.clips if clip.id in tokens]
+    return Labels(clips, [tokens[clip.id] for clip in clips], {}, dataset.language)
+
+
+def calibration_batches(config: Config, model, processor, labels: Labels) -> list[Batch]:
+    """Fresh batches for one `owl.calibration.walk`, with the config's batch size and treatment of padding."""
+    return prepare(
+        model,
+        processor,
+        labels.clips,
+        labels.tokens,
+        language=labels.language,
+        padding=config.pruning.calibration.padding,
+        batch_size=config.evaluation.batch_size,
+    )
+
+
+def transcripts(run: Run, name: str, model, processor, dataset: Dataset) -> Transcription:
+    """Transcribe a dataset and keep it in `runs/<run>/transcripts/`; read what is there if it came from the same weights, clips and settings."""
+    settings = run.config.evaluation
+    key = _digest(model, [clip.digest for clip in dataset.clips], [dataset.language, settings.batch_size, settings.max_new_tokens])
+    path = run.folder / "transcripts" / f"{slug(dataset.name)}-{name}-{key}.jsonl"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        decode = torch_decoder(model, processor, language=dataset.language, max_new_tokens=settings.max_new_tokens)
+        decode([dataset.clips[0].audio])  # a first call compiles and allocates; it is not part of the speed
+        save(path, transcribe(decode, processor, dataset.clips, batch_size=settings.batch_size, description=f"{dataset.name}, {name}"))
+    return read(path)
+
+
+def normalizer_of(config: Config, model, dataset: Dataset) -> str:
+    """Whisper's English normaliser for English, basic for other languages, or what the config says."""
+    wanted = config.evaluation.normalizer
+    if wanted != "auto":
+        return wanted
+    return "english" if language_of(model, dataset.language) == "en" else "basic"
+
+
+def _transcripts(config: Config, model, processor, dataset: Dataset) -> list[tuple[Clip, list[int], str | None]]:
+    size, rows = config.evaluation.batch_size, []
+    decode = torch_decoder(model, processor, language=dataset.language, max_new_tokens=config.evaluation.max_new_tokens)
+    for start in tqdm(range(0, len(dataset.clips), size), desc="calibration text", unit="batch"):
+        part = dataset.clips[start : start + size]
+        for clip, one in zip(part, decode([clip.audio for clip in part])):
+            text = processor.tokenizer.decode(one.tokens, skip_special_tokens=True)
+            problem = "token cap" if one.capped else "repetition" if is_repetitive(text) else None if text.strip() else "no text"
+            rows.append((clip, one.tokens, problem))
+    return rows
+
+
+def _references(processor, dataset: Dataset) -> list[tuple[Clip, list[int], str | None]]:
+    limit = window_samples(processor)
+    return [
+        (
+            clip,
+            processor.tokenizer(clip.text, add_special_tokens=False).input_ids,
+            None if len(clip.audio) <= limit else "longer than the window",
+        )
+        for clip in dataset.clips
+    ]
+
+
+def slug(name: str) -> str:
+    """A dataset's name as a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+
+
+def _digest(model, *facts) -> str:
+    """Hash of all weights of a model and some JSON-able facts."""
+    hasher = hashlib.blake2b(json.dumps(facts).encode(), digest_size=8)
+    for parameter in model.parameters():
+        hasher.update(parameter.detach().float().cpu().contiguous().numpy())
+    return hasher.hexdigest()
+
+
+def _source(entry, config: Config) -> dict:
+    """Arguments of `load_dataset` for one dataset entry of the config."""
+    return {**entry.model_dump(), "cache_dir": config.model.cache_dir}

@@ -1,0 +1,117 @@
+"""The three ONNX graphs of a Whisper: the encoder, the decoder's first step (it also makes the cross-attention keys and values)
+and its later steps with a KV cache. File, input and output names are the ones that optimum writes for Whisper.
+
+They come from PyTorch's TorchScript exporter, about a second where the newer one takes ten. `owl.onnx_model` loads and runs them.
+"""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+from transformers import WhisperForConditionalGeneration
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+ENCODER, DECODER, WITH_PAST = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
+OPSET = 17  # the oldest with LayerNormalization, so that older runtimes read the files too
+EXTERNAL_BYTES = 1_500_000_000  # larger graphs keep their weights in a file beside them; protobuf ends at 2 GB
+
+
+@torch.inference_mode()
+def write_graphs(model: WhisperForConditionalGeneration, folder: Path) -> None:
+    """Trace `model` (float32, CPU, eval mode, eager attention) into the three files; cache shapes are what its weights give."""
+    config, blocks = model.config, model.config.decoder_layers
+    decoder, tokens = _Decoder(model), torch.full((2, 3), config.decoder_start_token_id)
+    features = torch.zeros(2, config.num_mel_bins, 2 * config.max_source_positions)
+    states = torch.zeros(2, config.max_source_positions, config.d_model)
+    _, *past = decoder(tokens, states)
+    present = _cache_names("present", blocks)
+    own = [name for name in present if ".decoder." in name]
+    _write(_Encoder(model), (features,), folder / ENCODER, ["input_features"], ["last_hidden_state"])
+    _write(decoder, (tokens, states), folder / DECODER, ["input_ids", "encoder_hidden_states"], ["logits", *present])
+    inputs = ["input_ids", *_cache_names("past_key_values", blocks)]
+    _write(_DecoderWithPast(model), (tokens, *past), folder / WITH_PAST, inputs, ["logits", *own])
+
+
+class _Encoder(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.encoder = model.model.encoder
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(clips, mel bins, 2·frames) → (clips, frames, d)."""
+        return self.encoder(features).last_hidden_state
+
+
+class _Decoder(nn.Module):
+    """Without `past` the first step, on the encoder's output; with it (four tensors per block) a later one, from the cache."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.decoder, self.proj_out = model.model.decoder, model.proj_out
+
+    def forward(self, tokens: Tensor, states: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        """tokens (clips, new), states (clips, frames, d), past (clips, heads, old or frames, head) → logits, what to cache."""
+        own, cross = DynamicCache(), DynamicCache()
+        cache = EncoderDecoderCache(own, cross)
+        for layer in range(len(past) // 4):
+            own.update(*past[4 * layer : 4 * layer + 2], layer)
+            cross.update(*past[4 * layer + 2 : 4 * layer + 4], layer)
+            cache.is_updated[layer] = True
+        old = past[0].shape[2] if past else 0
+        new = torch.arange(tokens.shape[1]) + old
+        future = torch.arange(tokens.shape[1] + old) > new[:, None]
+        mask = torch.where(future, torch.finfo(torch.float32).min, 0.0)[None, None]
+        given = dict(attention_mask=mask, position_ids=new[None], past_key_values=cache, use_cache=True)
+        hidden = self.decoder(tokens, encoder_hidden_states=states, **given).last_hidden_state
+        kept = [[(one.keys, one.values) for one in part.layers] for part in ((own,) if past else (own, cross))]
+        return self.proj_out(hidden), *(tensor for block in zip(*kept) for pair in block for tensor in pair)
+
+
+class _DecoderWithPast(_Decoder):
+    def forward(self, tokens: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        # a block attends across only if it is given states, and then takes the cached keys: any tensor will do
+        return super().forward(tokens, past[2], *past)
+
+
+def _cache_names(prefix: str, blocks: int) -> list[str]:
+    parts = [f"{stack}.{which}" for stack in ("decoder", "encoder") for which in ("key", "value")]
+    return [f"{prefix}.{block}.{part}" for block in range(blocks) for part in parts]
+
+
+def _axes(name: str) -> dict[int, str]:
+    """The free axes of an input or output, by its name."""
+    if name.startswith(("present", "past_key_values")):
+        row = "encoder_sequence_length" if ".encoder." in name else "past_decoder_sequence_length"
+        return {0: "batch_size", 2: row + " + decoder_sequence_length" * (name.startswith("present") and ".decoder." in name)}
+    text, frames = "decoder_sequence_length", "encoder_sequence_length"
+    second = {"input_ids": text, "logits": text, "encoder_hidden_states": frames}
+    return {0: "batch_size"} | ({1: second[name]} if name in second else {})
+
+
+def _write(graph: nn.Module, values: tuple, path: Path, inputs: list[str], outputs: list[str]) -> None:
+    """Trace `graph` with `values` and save it as `path`, the weights in `path`_data where they are too large for one protobuf."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as aside, warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the exporter is called legacy, and the tracer remarks on transformers' own constants
+        traced = Path(aside) / path.name
+        axes = {name: _axes(name) for name in inputs + outputs}
+        torch.onnx.export(
+            graph, values, traced, dynamo=False, opset_version=OPSET, input_names=inputs, output_names=outputs, dynamic_axes=axes
+        )
+        large = sum(file.stat().st_size for file in Path(aside).iterdir()) > EXTERNAL_BYTES
+        proto = onnx.load(traced)
+    _tie(proto)
+    onnx.save_model(proto, path, save_as_external_data=large, location=f"{path.name}_data")
+
+
+def _tie(proto: onnx.ModelProto) -> None:
+    """Store the token embedding once: the exporter adds a transposed copy for the logits; a runtime can make it when it loads."""
+    weights = {one.name: one for one in proto.graph.initializer}
+    for index, node in enumerate(proto.graph.node):
+        if "logits" in node.output:
+            embedding = next(name for name in weights if name.endswith("embed_tokens.weight"))
+            proto.graph.initializer.remove(weights[node.input[1]])
+            proto.graph.node.insert(index, onnx.helper.make_node("Transpose", [embedding], [node.input[1]], perm=[1, 0]))
+            return

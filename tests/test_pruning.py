@@ -1,0 +1,96 @@
+"""A whole (tiny) model pruned: realised sparsities against the solvers' own counting, and sequential order against doing it by hand.
+
+Only behaviour: identity at 0, determinism, what is left alone.
+"""
+
+import copy
+
+import pytest
+import torch
+
+from owl import calibration, pruning, whisper
+from owl.solvers import METHODS, prune_weight
+from tests import tiny
+
+CLIPS = tiny.make_clips(24)
+TEXTS = [[5 + index % 20, 6 + index % 7] for index in range(24)]
+
+
+def batches_of(model):
+    return calibration.prepare(model, tiny.make_processor(), CLIPS, TEXTS, language=None, padding="exclude", batch_size=8)
+
+
+def prune(model, sparsity, every=None, **options):
+    every = every or whisper.blocks(model)
+    by_block = [sparsity] * sum(bool(block.linears) for block in every)
+    return pruning.prune(model, every, batches_of(model), pruning.spread(every, by_block), **options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_linear_reaches_its_target(method):
+    model = tiny.make_model()
+    rows = prune(model, 0.6, method=method)
+    assert len(rows) == 32
+    slack = {"wanda": 1 / 16, "magnitude": 1 / 256, "sparsegpt": 1 / 256}[method]  # one weight per row, matrix, column block
+    for row in rows:
+        assert row.target_sparsity == 0.6 and abs(row.sparsity - 0.6) <= slack
+        assert 0 < row.error < 1
+    assert whisper.zero_count(whisper.blocks(model)) == sum(round(row.sparsity * row.weights) for row in rows)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_of_four_is_exact(method):
+    model = tiny.make_model()
+    assert {row.sparsity for row in prune(model, 0.5, method=method, pattern="2:4")} == {0.5}
+
+
+def test_sparsity_zero_changes_no_bit():
+    model = tiny.make_model()
+    before = copy.deepcopy(model.state_dict())
+    prune(model, 0.0, method="sparsegpt")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_second_run_gives_the_same_bits(method):
+    first, second = tiny.make_model(), tiny.make_model()
+    prune(first, 0.5, method=method)
+    prune(second, 0.5, method=method)
+    assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+def test_only_targeted_linears_change():
+    model = tiny.make_model()
+    before = copy.deepcopy(model.state_dict())
+    every, _ = whisper.select(whisper.blocks(model), ["decoder.layers"], ["decoder.layers.0.fc1"])
+    prune(model, 0.5, every, method="wanda")
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {f"{linear.path}.weight" for block in every for linear in block.linears}
+    assert len(changed) == 19
+
+
+def test_a_later_block_is_solved_on_what_the_pruned_earlier_ones_produce():
+    model, by_hand = tiny.make_model(), tiny.make_model()
+    prune(model, 0.7, method="sparsegpt")
+    for index in range(4):  # one fresh full pass per block, stopping at it
+        steps = calibration.walk(by_hand, whisper.blocks(by_hand), batches_of(by_hand), gram=True, modified=False, description="walk")
+        block, statistics = next(step for position, step in enumerate(steps) if position == index)
+        for linear in block.linears:
+            gram = statistics[linear.name].gram
+            linear.module.weight.data.copy_(prune_weight(linear.module.weight.data, gram, method="sparsegpt", sparsity=0.7))
+    for name, tensor in by_hand.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_the_error_is_that_of_the_outputs():
+    inputs, before = torch.randn(50, 6), torch.randn(4, 6)
+    after = before * (torch.rand(4, 6) > 0.5)
+    direct = (inputs @ (before - after).T).square().sum() / (inputs @ before.T).square().sum()
+    assert pruning.relative_output_error(before, after, inputs.T @ inputs) == pytest.approx(direct.item(), rel=1e-4)  # float32 inputs
+    assert pruning.relative_output_error(torch.zeros(4, 6), torch.zeros(4, 6), inputs.T @ inputs) == 0
+
+
+def test_a_solver_that_misses_its_target_is_caught(monkeypatch):
+    monkeypatch.setattr(pruning, "prune_weight", lambda weight, *rest, **options: weight)
+    with pytest.raises(AssertionError, match="weights are zero, but"):
+        prune(tiny.make_model(), 0.5, method="wanda")
