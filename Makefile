@@ -12,6 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 export PYTHONWARNINGS := ignore:IProgress
 
 OVERRIDES := SPARSITY METHOD ALLOCATION PATTERN MODEL SAMPLES DEVICE FORMATS
+SPOKEN := $(if $(shell command -v espeak-ng),$(if $(shell command -v flite),00_demo_model))
 NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb))))
 TEMPLATES := $(shell find owl/templates -type f)
 
@@ -39,16 +40,21 @@ report: setup ## Analyse, prune, evaluate, export: writes reports/<run>/index.ht
 
 test: setup ## Unit tests, then the notebooks under nbval
 	$(PY) -m pytest tests
-	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --override-ini addopts= -q $(NOTEBOOKS:%=notebooks/%.ipynb)
+	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --override-ini addopts= -q $(patsubst %,notebooks/%.ipynb,$(SPOKEN) $(NOTEBOOKS))
 
 lab: setup ## Open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks
 
 golden: setup ## Re-run the notebooks in place and keep the outputs of their checked cells
-	@for name in $(NOTEBOOKS); do \
+	@for name in $(SPOKEN) $(NOTEBOOKS); do \
 	  $(PY) -m jupyter nbconvert --to notebook --execute --inplace notebooks/$$name.ipynb && \
 	  $(PY) -m nbstripout --keep-count --extra-keys "metadata.papermill cell.metadata.execution" notebooks/$$name.ipynb || exit 1; \
 	done
+
+demo-model: setup ## Re-create models/demo and data/demo from scratch: hours on two cores, resumable
+	$(PY) -m papermill --cwd notebooks --no-progress-bar --stderr-file - notebooks/00_demo_model.ipynb runs/demo-model/00_demo_model.ipynb \
+	  -r target models/demo -r clips data/demo -r work runs/demo-model -p evaluation_clips 160 -p calibration_clips 128 \
+	  -p training_clips 12000 -p steps 11000
 
 bench: setup ## Measure speed, memory and choices side by side, as ratios: BENCH_CONFIG=… for another model
 	$(PY) -m benchmarks.bench $(or $(BENCH_CONFIG),$(CONFIG))

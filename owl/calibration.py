@@ -100,12 +100,16 @@ def walk(
         collected = {name: _empty(linear, gram) for name, linear in _inputs(block).items()}
         if encoder_output is not None and "encoder output" in collected:
             collected["encoder output"] = encoder_output
-        outputs = [_observe(block, batch, collected, skip_encoder=encoder_output is not None) for batch in batches]
+        for batch in batches:
+            output = _observe(block, batch, collected, skip_encoder=encoder_output is not None)
+            if not modified:
+                _store(block, batch, output)
         encoder_output = collected.get("encoder output", encoder_output)
         _warn_if_singular(block, collected)
         yield block, {linear.name: collected[linear.inputs] for linear in block.linears}
-        for batch, output in zip(batches, outputs):
-            _store(block, batch, _forward(block, batch) if modified else output)
+        if modified:
+            for batch in batches:
+                _store(block, batch, _forward(block, batch))
 
 
 def _inputs(block: Block) -> dict:

@@ -1,5 +1,6 @@
 """Two transcriptions of one dataset → the numbers, tables and sentences of a report. Scoring itself is in `owl.scoring`."""
 
+from collections.abc import Sequence
 from html import escape
 
 import pandas as pd
@@ -79,8 +80,8 @@ def wer_rows(results: list[dict]) -> pd.DataFrame:
     )
 
 
-def comparison_table(results: list[dict]):
-    """A styled table for the report: one row per dataset and model, the paired difference under both."""
+def comparison_table(results: list[dict], metrics: Sequence[str]):
+    """A styled table for the report: one row per dataset and model, the paired difference under both; CER only if `metrics` asks."""
     rows = []
     for result in results:
         for model in ("dense", "pruned"):
@@ -108,9 +109,13 @@ def comparison_table(results: list[dict]):
                 "95 % interval": interval(result["difference_interval"]),
             }
         )
+    table = pd.DataFrame(rows)
+    if "character_error_rate" not in metrics:
+        table = table.drop(columns="CER")
     counts = ["sub", "del", "ins", "cap hits", "repetitive"]
     formats = {"WER": "{:.2%}", "CER": "{:.2%}", "RTFx": "{:.1f}"} | dict.fromkeys(counts, "{:.0f}")
-    return pd.DataFrame(rows).style.hide().format(formats, na_rep="", escape="html")
+    formats = {column: text for column, text in formats.items() if column in table}
+    return table.style.hide().format(formats, na_rep="", escape="html")
 
 
 def kl_summary(rows: list[dict]) -> dict:

@@ -95,11 +95,9 @@ def _write(graph: nn.Module, values: tuple, path: Path, inputs: list[str], outpu
     """Trace `graph` with `values` and save it as `path`, the weights in `path`_data where they are too large for one protobuf."""
     with tempfile.TemporaryDirectory(dir=path.parent) as aside, warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the exporter is called legacy, and the tracer remarks on transformers' own constants
-        traced = Path(aside) / path.name
-        axes = {name: _axes(name) for name in inputs + outputs}
-        torch.onnx.export(
-            graph, values, traced, dynamo=False, opset_version=OPSET, input_names=inputs, output_names=outputs, dynamic_axes=axes
-        )
+        traced = str(Path(aside) / path.name)  # beyond 2 GB the exporter takes only a str
+        options = {"input_names": inputs, "output_names": outputs, "dynamic_axes": {name: _axes(name) for name in inputs + outputs}}
+        torch.onnx.export(graph, values, traced, dynamo=False, opset_version=OPSET, **options)
         large = sum(file.stat().st_size for file in Path(aside).iterdir()) > EXTERNAL_BYTES
         proto = onnx.load(traced)
     _tie(proto)

@@ -74,7 +74,7 @@ class OnnxWhisper:
         begin_suppress: list[int],
         max_new_tokens: int,
     ) -> list[Decoded]:
-        """The likeliest token at each step, as `owl.decoding.greedy`; never one of `suppress`, at first nor of `begin_suppress`."""
+        """The likeliest token at each step, as `owl.decoding.greedy`; never one of `suppress`, nor first of `begin_suppress`."""
         states = self.encode(features)
         tokens, ended, session = np.tile(np.int64(prompt), (len(states), 1)), np.zeros(len(states), bool), self._first
         feeds, said = {"encoder_hidden_states": _value(states)}, []

@@ -1,0 +1,81 @@
+"""The embedded demo: its text, clips and checkpoint as committed, and the recipe on a tiny scale. All of it is behaviour."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from demo.build import COUNTS, build
+from demo.text import TEMPLATES, sentences, vocabulary
+from demo.train import Schedule, encode
+from owl import whisper
+from owl.data import load_dataset
+from tests.conftest import ROOT
+
+DATA, MODEL = ROOT / "data" / "demo", ROOT / "models" / "demo"
+
+
+def size(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return sentences(COUNTS, seed=0)
+
+
+def test_no_sentence_is_in_two_splits_and_the_vocabulary_is_large(texts):
+    everything = [sentence for split in texts.values() for sentence in split]
+    assert len(set(everything)) == len(everything) == sum(COUNTS.values())
+    assert len(vocabulary()) >= 150
+    assert {word for sentence in everything for word in sentence.split()} <= vocabulary()
+    assert not any("{" in sentence for sentence in everything) and len(TEMPLATES) >= 20
+
+
+def test_the_committed_clips_say_the_recipes_sentences(texts):
+    for split, least in (("evaluation", 150), ("calibration", 128)):
+        rows = list(csv.DictReader(open(DATA / split / "metadata.csv", encoding="utf-8")))
+        assert [row["text"] for row in rows] == texts[split] and len(rows) >= least
+        assert len({row["speaker"] for row in rows}) >= 50
+    assert sum(len(text.split()) for text in texts["evaluation"]) >= 1000
+
+
+def test_data_and_model_are_as_small_as_promised():
+    assert size(DATA) <= 4_000_000
+    assert size(MODEL) <= 6_000_000
+
+
+def test_every_clip_is_readable_and_differs_in_level_and_length():
+    clips = [clip for split in ("evaluation", "calibration") for clip in load_dataset(split, path=DATA / split).clips]
+    assert len(clips) == COUNTS["evaluation"] + COUNTS["calibration"]
+    levels = [np.sqrt(np.mean(clip.audio**2)) for clip in clips]
+    assert max(levels) > 2 * min(levels) and max(clip.seconds for clip in clips) < 10
+
+
+def test_the_model_is_a_stock_whisper_of_thirty_seconds():
+    model, processor = whisper.load(str(MODEL))
+    assert (model.config.encoder_layers, model.config.decoder_layers) == (4, 4)
+    assert whisper.window_samples(processor) == 30 * 16_000 and model.config.max_source_positions == 1500
+    assert model.model.encoder.conv1.weight.isfinite().all()
+
+
+def test_the_training_encoder_is_the_stock_encoder_on_the_full_window():
+    model, _ = whisper.load(str(MODEL))
+    features = torch.randn(1, 80, 3000)
+    with torch.no_grad():
+        assert torch.equal(encode(model, features), model.model.encoder(features).last_hidden_state)
+
+
+@pytest.mark.skipif(not (shutil.which("espeak-ng") and shutil.which("flite")), reason="needs the programs espeak-ng and flite")
+def test_the_whole_recipe_runs_on_a_tiny_scale_and_resumes(tmp_path):
+    counts = {"evaluation": 3, "calibration": 3, "training": 24}
+    schedule = Schedule(steps=3, batch=4, full_window_batch=1, warmup=1)
+    build(tmp_path / "data", tmp_path / "model", tmp_path / "work", counts=counts, schedule=schedule)
+    model, processor = whisper.load(str(tmp_path / "model"))
+    assert len(load_dataset("evaluation", path=tmp_path / "data" / "evaluation").clips) == 3
+    before = model.state_dict()["model.encoder.layers.0.fc1.weight"].clone()
+    build(tmp_path / "data", tmp_path / "model", tmp_path / "work", counts=counts, schedule=schedule)  # finished: nothing is trained again
+    again, _ = whisper.load(str(tmp_path / "model"))
+    assert torch.equal(before, again.state_dict()["model.encoder.layers.0.fc1.weight"])

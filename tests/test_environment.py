@@ -1,0 +1,58 @@
+"""The files that set things up agree with each other: requirements, conda environment, Docker, CI. All of it is behaviour."""
+
+import re
+
+import yaml
+
+from tests.conftest import ROOT
+
+
+def pins():
+    return [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+
+
+def test_every_requirement_is_pinned_exactly_without_a_build_tag():
+    assert all(re.fullmatch(r"[A-Za-z0-9._\[\]-]+==[0-9][0-9.]*", pin) for pin in pins())
+    assert "torch==2.13.0" in pins()
+
+
+def test_the_conda_environment_has_the_same_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert pip == pins()
+
+
+def test_docker_copies_and_mounts_what_exists():
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for source in re.findall(r"^COPY (\S+) \S+$", dockerfile, re.M):
+        assert (ROOT / source).exists()
+    workdir = re.search(r"^WORKDIR (\S+)$", dockerfile, re.M)[1]
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["owl"]
+    assert (ROOT / compose["build"] / "Dockerfile").exists()
+    mounts = dict(volume.split(":") for volume in compose["volumes"])
+    assert mounts["./reports"] == f"{workdir}/reports" and mounts["./runs"] == f"{workdir}/runs"
+    assert re.search(r'^ENTRYPOINT \["make"\]$', dockerfile, re.M)
+
+
+def test_docker_calls_a_make_target_that_is_there():
+    command = re.search(r'^CMD \["(\w+)"', (ROOT / "Dockerfile").read_text(), re.M)[1]
+    assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.M)
+
+
+def test_public_ci_and_ours_call_make_test():
+    steps = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]["test"]["steps"]
+    assert any(step.get("run") == "make test" for step in steps)
+    assert (ROOT / ".ci/run").read_text().rstrip().endswith("make test")
+
+
+def test_the_readme_is_short_and_names_the_two_commands_and_the_paper():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) < 150
+    assert all(words in readme for words in ("make report SPARSITY=0.5", "make test", "2310.05175"))
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme):
+        assert (ROOT / target).exists(), target
+
+
+def test_nothing_generated_is_tracked_and_ignored_files_are_named():
+    ignored = (ROOT / ".gitignore").read_text().split()
+    assert {"runs/", "reports/", ".venv/"} <= set(ignored)

@@ -1,0 +1,136 @@
+"""Transcribing and comparing on the embedded demo model and tiny random ones.
+
+Against references: batched transcripts against one clip at a time; the divergence against its definition in plain loops.
+Only behaviour: cutting at silences, saving and reading, probes.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from owl import decoding, evaluation, probes, whisper
+from owl.data import load_dataset
+from owl.windows import FRAME, split_at_silences
+from tests import tiny
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return whisper.load(str(ROOT / "models" / "demo"))
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return load_dataset("demo", path=ROOT / "data" / "demo" / "evaluation", max_samples=6).clips
+
+
+@pytest.fixture(scope="module")
+def transcription(demo, clips):
+    model, processor = demo
+    return evaluation.transcribe(decoding.torch_decoder(model, processor), processor, clips, batch_size=4)
+
+
+def test_batched_transcripts_are_those_of_one_clip_at_a_time(demo, clips, transcription):
+    """Against transformers' own `generate` called with waveforms' features, the way its documentation shows."""
+    model, processor = demo
+    for clip, ours in zip(clips, transcription.transcripts):
+        features = processor(clip.audio, sampling_rate=16_000, return_tensors="pt").input_features
+        tokens = model.generate(features, max_length=None, max_new_tokens=60)
+        assert processor.batch_decode(tokens, skip_special_tokens=True)[0].strip() == ours.hypothesis
+
+
+def test_transcripts_come_in_the_order_of_the_clips_with_their_facts(clips, transcription):
+    assert [one.id for one in transcription.transcripts] == [clip.id for clip in clips]
+    assert [one.reference for one in transcription.transcripts] == [clip.text for clip in clips]
+    assert all(one.windows == 1 and not one.capped and one.tokens > 3 for one in transcription.transcripts)
+    assert transcription.rtfx == pytest.approx(sum(clip.seconds for clip in clips) / transcription.seconds)
+
+
+def test_a_transcription_is_read_back_as_it_was_saved(transcription, tmp_path):
+    evaluation.save(tmp_path / "some.jsonl", transcription)
+    assert evaluation.read(tmp_path / "some.jsonl") == transcription
+    assert [path.name for path in tmp_path.iterdir()] == ["some.jsonl"]
+
+
+def test_a_decoder_that_never_ends_is_bounded_and_counted():
+    """A random tiny model does not know its end token: every clip must hit the cap, and the call must return."""
+    model, processor = tiny.make_model(), tiny.make_processor()
+    with torch.no_grad():
+        model.proj_out.weight[tiny.END] = -10
+    said = evaluation.transcribe(decoding.torch_decoder(model, processor, max_new_tokens=7), processor, tiny.make_clips(3))
+    assert said.cap_hits == 3 and all(one.tokens == 7 for one in said.transcripts)
+
+
+def test_timestamp_tokens_are_never_said():
+    model, processor = tiny.make_model(), tiny.make_processor()
+    with torch.no_grad():
+        model.model.decoder.embed_tokens.weight[38:] *= 20  # ids behind <|notimestamps|> (37) would win every step
+    features = decoding.input_features(model, processor, [clip.audio for clip in tiny.make_clips(4)])
+    for one in decoding.greedy(model, decoding.encode(model, features), language=None, max_new_tokens=8):
+        assert max(one.tokens, default=0) < 38
+
+
+def test_the_token_cap_respects_the_decoder_and_the_prompt():
+    model = tiny.make_model()
+    assert decoding.token_cap(model, None) == 22  # 24 positions, 2 of them the prompt
+    assert decoding.token_cap(model, 5) == 5 and decoding.token_cap(model, 500) == 22
+
+
+def test_the_divergence_is_the_mean_kl_of_the_next_token_by_definition(demo, clips):
+    model, processor = demo
+    other, _ = whisper.load(str(ROOT / "models" / "demo"))
+    with torch.no_grad():
+        for block in whisper.blocks(other):
+            block.linears[0].module.weight *= 0.8
+    rows = {row["id"]: row for row in evaluation.divergence(model, other, processor, clips[:3], batch_size=2)}
+    for clip in clips[:3]:
+        text = processor.tokenizer(clip.text, add_special_tokens=False).input_ids
+        tokens = torch.tensor([[*whisper.prompt_tokens(model), *text]])
+        features = processor(clip.audio, sampling_rate=16_000, return_tensors="pt").input_features
+        with torch.no_grad():
+            p, q = (one(input_features=features, decoder_input_ids=tokens).logits[0].double().softmax(-1) for one in (model, other))
+        by_hand = sum((p[i] * (p[i] / q[i]).log()).sum().item() for i in range(1, tokens.shape[1]))
+        assert rows[clip.id]["tokens"] == len(text) + 1
+        assert rows[clip.id]["kl"] == pytest.approx(by_hand, rel=1e-3, abs=1e-5)  # float32 logits
+        assert by_hand > 0.001
+
+
+def test_a_model_does_not_diverge_from_itself(demo, clips):
+    model, processor = demo
+    assert all(abs(row["kl"]) < 1e-6 for row in evaluation.divergence(model, model, processor, clips[:3]))
+
+
+def test_long_audio_is_cut_where_it_is_quiet():
+    loud = np.random.default_rng(0).standard_normal(100 * FRAME).astype(np.float32)
+    loud[70 * FRAME : 76 * FRAME] *= 0.001
+    first, *rest = split_at_silences(loud, 90 * FRAME)
+    assert 70 * FRAME <= len(first) <= 76 * FRAME
+    assert np.array_equal(np.concatenate([first, *rest]), loud)
+
+
+@pytest.mark.parametrize("samples", [1, 1000, 9 * FRAME, 50 * FRAME + 7, 1000 * FRAME])
+def test_no_piece_exceeds_the_window_and_nothing_is_lost(samples):
+    audio = np.random.default_rng(1).standard_normal(samples).astype(np.float32)
+    pieces = split_at_silences(audio, 40 * FRAME)
+    assert all(0 < len(piece) <= 40 * FRAME for piece in pieces)
+    assert np.array_equal(np.concatenate(pieces), audio)
+
+
+def test_a_clip_beyond_the_window_is_transcribed_in_pieces_and_joined(demo, clips):
+    model, processor = demo
+    gap = np.zeros(14 * 16_000, np.float32)
+    long = np.concatenate([clips[0].audio, gap, clips[1].audio, gap, clips[2].audio])
+    clip = type(clips[0])("long", long, "", None, "x")
+    (said,) = evaluation.transcribe(decoding.torch_decoder(model, processor), processor, [clip]).transcripts
+    assert said.windows >= 2
+    alone = evaluation.transcribe(decoding.torch_decoder(model, processor), processor, clips[:1]).transcripts[0].hypothesis
+    assert said.hypothesis.startswith(alone.split()[0])
+
+
+def test_probes_have_no_words_and_are_the_same_every_time():
+    first, second = probes.clips(1.0), probes.clips(1.0)
+    assert [clip.id for clip in first] == ["silence", "brown noise", "quiet noise", "loud noise"]
+    assert all(clip.text == "" and len(clip.audio) == 16_000 for clip in first)
+    assert all(np.array_equal(a.audio, b.audio) for a, b in zip(first, second))
+    assert not first[0].audio.any() and first[3].audio.std() > 10 * first[2].audio.std()

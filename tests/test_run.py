@@ -1,0 +1,107 @@
+"""Runs and reports: artefacts whole or absent, provenance, pages that open offline. All of it is behaviour."""
+
+import json
+import re
+
+import nbformat
+import pytest
+
+from owl import record, report
+from owl.config import load
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def run(tmp_path):
+    return record.Run("mine", tmp_path, load(ROOT / "configs" / "demo.json"))
+
+
+def test_an_artefact_carries_its_provenance_and_is_read_back(run):
+    run.write("thing", {"value": 0.25})
+    read = run.read("thing", made_by="01_outlier_analysis")
+    assert read["value"] == 0.25 and read["peak_rss_bytes"] > 10**7
+    facts = read["provenance"]
+    assert facts["packages"]["torch"].startswith("2.13.0") and facts["seed"] == 0 and facts["device"] == "cpu"
+    assert facts["config"]["model"]["name"] == "models/demo"  # no path of a machine
+    assert facts["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", facts["git_commit"])
+
+
+def test_a_value_that_is_not_json_leaves_no_file(run):
+    with pytest.raises(ValueError):
+        run.write("thing", {"value": float("nan")})
+    assert not list(run.folder.iterdir())
+
+
+def test_a_missing_artefact_names_itself_and_the_notebook_that_makes_it(run):
+    with pytest.raises(record.MissingArtefact, match="runs/mine/outliers.json is not there: run the notebook 01_outlier_analysis"):
+        run.read("outliers", made_by="01_outlier_analysis")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "model"
+    with record.whole_folder(target) as folder:
+        (folder / "weights").write_text("old")
+    with pytest.raises(KeyboardInterrupt), record.whole_folder(target) as folder:
+        (folder / "weights").write_text("half")
+        raise KeyboardInterrupt
+    assert (target / "weights").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    with record.whole_folder(target) as folder:
+        (folder / "other").write_text("new")
+    assert [path.name for path in target.iterdir()] == ["other"]
+    assert record.folder_bytes(target) == 3
+
+
+def test_tensorboard_is_written_only_where_the_config_asks(run):
+    record.log_tensorboard(run, {"wer": 0.1})
+    assert not (run.folder / "tensorboard").exists()
+    asked = record.Run("mine", run.folder, load(ROOT / "configs" / "demo.json"))
+    output = asked.config.output.model_copy(update={"log_to_tensorboard": True})
+    asked = record.Run("mine", run.folder, asked.config.model_copy(update={"output": output}))
+    record.log_tensorboard(asked, {"wer": 0.1})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    assert events.Scalars("wer")[0].value == pytest.approx(0.1)
+
+
+@pytest.fixture
+def page():
+    notebook = nbformat.v4.new_notebook(metadata={"papermill": {"duration": 2.5}})
+    shown = nbformat.v4.new_code_cell("print('<script>')", metadata={"tags": []})
+    shown.outputs = [
+        nbformat.v4.new_output("stream", name="stdout", text="<script>alert(1)</script>"),
+        nbformat.v4.new_output("stream", name="stderr", text="transcribe: 50%"),
+    ]
+    hidden = nbformat.v4.new_code_cell("helper_input = 1", metadata={"tags": ["hide-input"]})
+    gone = nbformat.v4.new_code_cell("never_shown = 1", metadata={"tags": ["remove-cell"]})
+    notebook.cells = [nbformat.v4.new_markdown_cell("# What now?\n\ntext"), shown, hidden, gone]
+    return report.render_notebook(notebook, report.title_of(notebook), "<b>links</b>")
+
+
+def test_a_page_hides_by_tag_and_leaves_out_progress_bars(page):
+    assert "helper_input" not in page and "never_shown" not in page and "50%" not in page
+    assert "<title>What now?</title>" in page and "<b>links</b>" in page
+
+
+def test_a_page_escapes_text_and_fetches_nothing(page):
+    assert "<script" not in page and "&lt;script&gt;alert(1)" in page
+    assert not re.search(r'(src|href)="(https?:)?//', page) and "@import" not in page and "url(" not in page
+
+
+def test_the_index_escapes_dataset_names_and_states_the_computed_values():
+    one = {"wer": 0.1, "cer": 0.05, "wer_interval": [0.05, 0.15], "insertions": 1, "deletions": 2, "substitutions": 3, "rtfx": 9.0, "cap_hits": 0}
+    dataset = {"name": "<script>x</script>", "clips": 3, "words": 60, "dense": one, "pruned": one | {"wer": 0.25}, "difference": 0.15}
+    dataset |= {"difference_interval": [0.1, 0.2], "kl": 0.0123}
+    export = {"format": "hf", "path": "mine/hf", "bytes": 1234567, "ratio": 1.04, "wer": 0.25, "rtfx": 8.0, "loads_in": "transformers"}
+    facts = {"git_commit": None, "packages": {"torch": "2"}, "python": "3", "platform": "p", "device": "cpu", "seed": 0, "config": {}}
+    summary = {"model": "m", "sparsity_prunable": 0.4957, "sparsity_model": 0.4, "target_sparsity": 0.5, "method": "wanda", "allocation": "owl"}
+    summary |= {"pattern": "unstructured", "seconds": {"01": 1.0, "02": 2.0}, "peak_rss_bytes": 2e9, "datasets": [dataset]}
+    text = report.render_index("mine", summary | {"exports": [export], "provenance": facts}, 1.5, "", [{"file": "a.html", "title": "A?", "seconds": 1}])
+    assert "<script" not in text and "&lt;script&gt;x" in text
+    assert all(words in text for words in ("10.00 %", "25.00 %", "+15.00 %", "49.57 %", "1,234,567 bytes", "0.0123", "2.00 GB"))
+
+
+def test_every_committed_config_is_json_that_people_can_copy():
+    for path in (ROOT / "configs").glob("*.json"):
+        assert json.loads(path.read_text())["model"]["name"]
