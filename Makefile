@@ -6,7 +6,7 @@ MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
 CONFIG ?= configs/demo.json
-PY := .venv/bin/python
+PY ?= .venv/bin/python
 export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 export PYTHONWARNINGS := ignore:IProgress
@@ -72,7 +72,7 @@ include runs/$(BUILD)/modules.mk
 
 # $(1) notebook, $(2) the executed notebook before it, $(3) "2/4"
 define execute
-reports/$(BUILD)/$(1).ipynb: notebooks/$(1).ipynb runs/$(BUILD)/config.json $(2)
+reports/$(BUILD)/$(1).ipynb: notebooks/$(1).ipynb runs/$(BUILD)/config.json owl/owl.mplstyle $(2)
 	@$$(PY) -m owl.execute $$< $$@ "$(BUILD)" $(3)
 endef
 previous :=

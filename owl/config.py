@@ -35,7 +35,7 @@ PARSERS = {
     "samples": (int, "not a whole number; use a count of clips such as 20"),
     "formats": (lambda text: [part.strip() for part in text.split(",") if part.strip()], "not a list; use e.g. hf,onnx"),
 }
-RUN_KEYS = {"name", "digest", "config"}  # of the config.json that `owl.resolve` writes
+RUN_KEYS = {"name", "digest", "inputs", "config"}  # of the config.json that `owl.resolve` writes
 
 
 class ConfigError(ValueError):

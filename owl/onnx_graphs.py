@@ -102,6 +102,8 @@ def _write(graph: nn.Module, values: tuple, path: Path, inputs: list[str], outpu
         proto = onnx.load(traced)
     _tie(proto)
     onnx.save_model(proto, path, save_as_external_data=large, location=f"{path.name}_data")
+    if large:
+        path.with_name(f"{path.name}_data").chmod(path.stat().st_mode)  # onnx makes it readable for its owner alone
 
 
 def _tie(proto: onnx.ModelProto) -> None:

@@ -6,6 +6,7 @@ are make's overrides; an empty VALUE is none. On a problem: `error: …` on stde
 """
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -47,11 +48,24 @@ def prepare(config_path: str | os.PathLike, overrides: Mapping[str, object], run
     check_folder(report, f"the report of run '{name}'")
     if run is not None:
         refuse_finished_run_of_another_config(folder / "config.json", name, config)
-    text = json.dumps({"name": name, "digest": config.digest(), "config": config.portable()}, indent=2) + "\n"
+    written = {"name": name, "digest": config.digest(), "inputs": fingerprints(config), "config": config.portable()}
+    text = json.dumps(written, indent=2) + "\n"
     if write_if_changed(folder / "config.json", text):
         for claim in CLAIMS:
             (report / claim).unlink(missing_ok=True)
     return name
+
+
+def fingerprints(config: Config) -> dict[str, str]:
+    """Which files the local model and dataset folders hold (names, sizes, times), hashed: a changed input is a changed run."""
+    datasets = [config.pruning.calibration.dataset, *config.evaluation.datasets]
+    folders = [Path(name) for name in (config.model.name, *(entry.path for entry in datasets)) if name and Path(name).is_dir()]
+    found = {}
+    for folder in folders:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        facts = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        found[os.path.relpath(folder, ROOT)] = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    return found
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:

@@ -427,6 +427,19 @@ def test_the_command_writes_the_runs_config_once_and_prints_its_name(run, write,
     assert [file.name for file in written.parent.iterdir()] == ["config.json"]
 
 
+def test_a_changed_clip_or_model_file_is_a_changed_run(run, write, tmp_path):
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    (folder / "metadata.csv").write_text("file_name,text\n")
+    path = write({"evaluation": {"datasets": [{"name": "speech", "path": "speech"}]}})
+    assert run(path) == 0
+    written = tmp_path / "runs" / "mine-wanda-owl-s0.5" / "config.json"
+    os.utime(written, (1, 1))
+    assert run(path) == 0 and written.stat().st_mtime == 1
+    (folder / "a.wav").write_bytes(b"new")
+    assert run(path) == 0 and written.stat().st_mtime > 1
+
+
 @pytest.mark.parametrize("argument", ["SPARSITY=abc", "METHOD=wonder", "0.7", "--run=a/b", "--run=..", "--run=a b", "--run="])
 def test_a_bad_command_is_one_message_and_leaves_nothing(run, write, tmp_path, capsys, argument):
     assert run(write(), argument) == 2
