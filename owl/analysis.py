@@ -8,32 +8,30 @@ import torch
 from torch import Tensor
 
 from owl.allocation import ALLOCATIONS, allocate, median_sparsities
-from owl.calibration import Statistics, walk
+from owl.calibration import Statistics
 from owl.config import Config
-from owl.experiment import Labels, calibration_batches
 from owl.outliers import outlier_ratio, wanda_score
 from owl.pruning import spread
 from owl.whisper import Block, Linear
 
 
-def pooled_scores(block: Block, statistics: Mapping[str, Statistics]) -> Tensor:
-    """The Wanda scores of all the block's linears in one vector, (weights,); a block with no targeted linear gives none."""
-    scores = [
-        wanda_score(linear.module.weight.detach().float(), statistics[linear.name].rms.float()).flatten() for linear in block.linears
-    ]
-    return torch.cat(scores)
-
-
-def ratios_of_half(config: Config, model, processor, every: Sequence[Block], labels: Labels, seed: int) -> pd.DataFrame:
-    """Outlier ratio per block (columns seed, block, outlier_ratio) measured on a random half of the calibration clips."""
-    batches = calibration_batches(config, model, processor, labels.half(seed))
-    steps = walk(model, every, batches, gram=False, modified=False, description=f"half {seed}")
-    multiple = config.pruning.outlier_hyper_m
-    return pd.DataFrame(
-        {"seed": seed, "block": block.name, "outlier_ratio": outlier_ratio(pooled_scores(block, statistics), multiple)}
-        for block, statistics in steps
-        if block.linears
+def pooled_scores(block: Block, statistics: Mapping[str, Statistics], clips=slice(None)) -> Tensor:
+    """The Wanda scores of all the block's targeted linears in one vector, (weights,), by the inputs of all or some calibration clips."""
+    return torch.cat(
+        [
+            wanda_score(linear.module.weight.detach().float(), statistics[linear.name].rms_of(clips).float()).flatten()
+            for linear in block.linears
+        ]
     )
+
+
+def ratios_of_halves(block: Block, statistics: Mapping[str, Statistics], clips: int, multiple: float, seeds: int) -> list[dict]:
+    """The block's outlier ratio by random halves of the `clips` calibration clips, one per seed: rows {seed, block, outlier_ratio}."""
+    halves = [np.random.default_rng(seed).permutation(clips)[: max(1, clips // 2)] for seed in range(seeds)]
+    return [
+        {"seed": seed, "block": block.name, "outlier_ratio": outlier_ratio(pooled_scores(block, statistics, half.tolist()), multiple)}
+        for seed, half in enumerate(halves)
+    ]
 
 
 def allocations(blocks: Sequence[Block], ratios: Sequence[float], sparsity: float, lam: float, multiple: float) -> pd.DataFrame:

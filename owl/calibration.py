@@ -20,29 +20,40 @@ from owl.whisper import Block, embed_audio, embed_text, prompt_tokens, run_block
 
 @dataclass
 class Statistics:
-    """Of one input over all token rows: `rows` (count), `total` (in,) sum, `squares` (in,) sum of squares, `gram` (in, in) = XᵀX or None.
+    """Of one input over all token rows: `total` (in,) sum, `gram` (in, in) = XᵀX or None, and per clip what a subset of clips needs.
 
     Batches are multiplied in the model's precision (at least float32) and added up in float64 where the device has it.
     """
 
-    rows: int
     total: Tensor
-    squares: Tensor
     gram: Tensor | None
+    clip_rows: list[Tensor]  # (clips,) counted token rows, one tensor per batch
+    clip_squares: list[Tensor]  # (clips, in) sums of squares, one tensor per batch
+
+    @property
+    def rows(self) -> int:
+        """Token rows counted."""
+        return int(sum(rows.sum().item() for rows in self.clip_rows))
 
     @property
     def rms(self) -> Tensor:
         """Root mean square of every input feature per token row, (in,)."""
-        return (self.squares / max(1, self.rows)).sqrt()
+        return self.rms_of(slice(None))
 
-    def add(self, inputs: Tensor) -> None:
-        """Add token rows, (rows, in)."""
-        inputs, wide = inputs.float(), self.total.dtype
-        self.rows += len(inputs)
-        self.total += inputs.sum(0, dtype=wide)
-        self.squares += inputs.square().sum(0, dtype=wide)
+    def rms_of(self, clips) -> Tensor:
+        """The same over some of the clips: an index, in the order in which they were given to `prepare`."""
+        rows, squares = torch.cat(self.clip_rows)[clips], torch.cat(self.clip_squares)[clips]
+        return (squares.sum(0) / rows.sum().clamp(min=1)).sqrt()
+
+    def add(self, inputs: Tensor, counted: Tensor) -> None:
+        """Add a batch, (clips, positions, in), of which the `counted` (clips, positions) positions are token rows."""
+        wide, inputs = self.total.dtype, inputs.float() * counted[..., None]
+        self.clip_rows.append(counted.sum(1))
+        self.clip_squares.append(inputs.square().sum(1, dtype=wide))
+        self.total += inputs.sum((0, 1), dtype=wide)
         if self.gram is not None:
-            self.gram += (inputs.T @ inputs).to(wide)
+            rows = inputs[counted]
+            self.gram += (rows.T @ rows).to(wide)
 
 
 @dataclass
@@ -121,7 +132,7 @@ def _empty(linear, gram: bool) -> Statistics:
     weight = linear.module.weight
     wide = torch.float32 if weight.device.type == "mps" else torch.float64
     zeros = torch.zeros(weight.shape[1], dtype=wide, device=weight.device)
-    return Statistics(0, zeros, zeros.clone(), torch.diag(zeros) if gram else None)
+    return Statistics(zeros, torch.diag(zeros) if gram else None, [], [])
 
 
 def _observe(block: Block, batch: Batch, collected: dict[str, Statistics], skip_encoder: bool) -> Tensor:
@@ -131,7 +142,7 @@ def _observe(block: Block, batch: Batch, collected: dict[str, Statistics], skip_
         if name == "encoder output" and skip_encoder:
             continue
         rows = batch.audio_rows if name == "encoder output" or not block.in_decoder else batch.text_rows
-        hook = lambda module, inputs, statistics=collected[name], rows=rows: statistics.add(inputs[0][rows])  # noqa: E731
+        hook = lambda module, inputs, statistics=collected[name], rows=rows: statistics.add(inputs[0], rows)  # noqa: E731
         hooks.append(linear.module.register_forward_pre_hook(hook))
     try:
         return _forward(block, batch)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -30,11 +29,6 @@ class Labels:
     tokens: list[list[int]]
     dropped: dict[str, int]
     language: str | None
-
-    def half(self, seed: int) -> "Labels":
-        """A random half of the clips (at least one), without replacement."""
-        chosen = np.random.default_rng(seed).permutation(len(self.clips))[: max(1, len(self.clips) // 2)]
-        return Labels([self.clips[i] for i in chosen], [self.tokens[i] for i in chosen], {}, self.language)
 
 
 def load_model(config: Config, folder: Path | None = None):

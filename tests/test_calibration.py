@@ -83,6 +83,17 @@ def test_sums_alone_are_enough_for_the_root_mean_square(model, statistics):
         torch.testing.assert_close(one.rms, statistics[name].rms)
 
 
+def test_the_statistics_of_some_clips_are_those_of_a_walk_with_these_clips_alone(model, statistics):
+    chosen = [3, 0]
+    batches = calibration.prepare(
+        model, tiny.make_processor(), [CLIPS[i] for i in chosen], [TEXTS[i] for i in chosen], language=None, padding="exclude", batch_size=5
+    )
+    steps = calibration.walk(model, whisper.blocks(model), batches, gram=False, modified=False, description="walk")
+    for _, found in steps:
+        for name, alone in found.items():
+            torch.testing.assert_close(statistics[name].rms_of(chosen), alone.rms, rtol=1e-5, atol=1e-6)
+
+
 def test_fewer_rows_than_inputs_warn_with_both_numbers(model):
     with pytest.warns(UserWarning, match=r"decoder.0: 21 token rows for 32 inputs make a singular Gram matrix"):
         collect(model)
