@@ -38,11 +38,18 @@ def require_synthesisers() -> None:
             raise RuntimeError(f"'{program}' is not installed; on Debian or Ubuntu: apt-get install {program}, on macOS: brew install {program}")
 
 
-def synthesise(texts: list[str], seed: int, workers: int = 2) -> list[Clip]:
-    """One clip per text, in order. Clip i depends on (seed, i, text) alone, whatever `workers` is."""
+class Style(NamedTuple):
+    """What a set of clips sounds like: how often flite speaks instead of espeak-ng, and how far (dB) its noise is below the speech."""
+
+    flite_share: float = 0.2
+    noise_db: tuple[float, float] = (12.0, 40.0)
+
+
+def synthesise(texts: list[str], seed: int, style: Style = Style(), workers: int = 2) -> list[Clip]:
+    """One clip per text, in order. Clip i depends on (seed, i, text, style) alone, whatever `workers` is."""
     require_synthesisers()
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda item: _clip(item[1], random.Random(f"{seed}/{item[0]}")), enumerate(texts)))
+        return list(pool.map(lambda item: _clip(item[1], random.Random(f"{seed}/{item[0]}"), style), enumerate(texts)))
 
 
 def opus_bytes(audio: np.ndarray) -> bytes:
@@ -57,8 +64,8 @@ def through_opus(audio: np.ndarray) -> np.ndarray:
     return soundfile.read(io.BytesIO(opus_bytes(audio)), dtype="float32")[0]
 
 
-def _clip(text: str, draw: random.Random) -> Clip:
-    if draw.random() < 0.2:
+def _clip(text: str, draw: random.Random, style: Style) -> Clip:
+    if draw.random() < style.flite_share:
         voice = draw.choice(FLITE_VOICES)
         audio = _flite(text, voice, stretch=draw.uniform(0.85, 1.15))
         voice = f"flite/{voice}"
@@ -66,7 +73,7 @@ def _clip(text: str, draw: random.Random) -> Clip:
         accent, variant = draw.choice(ACCENTS), draw.choice(VARIANTS)
         audio = _espeak(text, f"{accent}+{variant}" if variant else accent, speed=draw.randint(140, 200), pitch=draw.randint(30, 70))
         voice = f"espeak/{accent}/{variant or 'plain'}"
-    return Clip(_room(audio, draw), text, voice)
+    return Clip(_room(audio, draw, style), text, voice)
 
 
 def _espeak(text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
@@ -85,8 +92,8 @@ def _flite(text: str, voice: str, stretch: float) -> np.ndarray:
     return resample_poly(audio, RATE, rate).astype(np.float32)
 
 
-def _room(audio: np.ndarray, draw: random.Random) -> np.ndarray:
-    """Trim the synthesiser's own silence, set the level, lead in with silence, add noise at 12–40 dB below the speech."""
+def _room(audio: np.ndarray, draw: random.Random, style: Style) -> np.ndarray:
+    """Trim the synthesiser's own silence, set the level, lead in with silence, add noise as far below the speech as `style` says."""
     loud = np.flatnonzero(np.abs(audio) > 0.01 * np.abs(audio).max())
     audio = audio[loud[0] : loud[-1] + 1]
     audio = audio * (draw.uniform(0.03, 0.12) / np.sqrt(np.mean(audio**2)))
@@ -95,5 +102,5 @@ def _room(audio: np.ndarray, draw: random.Random) -> np.ndarray:
     if draw.random() < 0.5:  # brownish instead of white
         noise = np.convolve(noise, np.exp(-np.arange(64) / 8), mode="same")
     speech_rms, noise_rms = np.sqrt(np.mean(audio**2)), np.sqrt(np.mean(noise**2))
-    noise *= speech_rms / noise_rms * 10 ** (-draw.uniform(12, 40) / 20)
+    noise *= speech_rms / noise_rms * 10 ** (-draw.uniform(*style.noise_db) / 20)
     return np.clip(audio + noise, -1, 1).astype(np.float32)

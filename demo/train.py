@@ -2,7 +2,7 @@
 
 With cross-entropy alone the decoder ignores the audio for thousands of steps; a CTC loss on the encoder output, through a linear
 head that is thrown away, makes the two align. Most batches see a window cropped to their longest clip (Whisper's encoder positions
-are sinusoids, so a prefix of them is a shorter window); some see the full 30 s, and near the end of training many do.
+are sinusoids, so a prefix of them is a shorter window); some see the full 30 s, and late in the first of two cosine cycles many do.
 Deterministic by seed (the batch of step n depends on seed and n alone), checkpointed, and resumed where it stopped.
 """
 
@@ -42,9 +42,11 @@ class Schedule(NamedTuple):
     peak: float = 1.2e-3
     warmup: int = 400
     align_share: float = 0.25  # first share of the steps: 0.3 CE + 1.5 CTC; after it CE + 0.3 CTC
-    full_window_chance: float = 0.05
-    final_share: float = 0.12  # last share of the steps
+    full_window_chance: float = 0.05  # of a step to see the full window
+    final_share: float = 0.12  # last share of the first cycle's steps
     final_full_window_chance: float = 0.35
+    second_steps: int = 1600  # a second, lower cosine cycle after `steps`
+    second_peak: float = 4e-4
 
 
 def prepare(clips: list[Clip], processor: WhisperProcessor) -> list[Example]:
@@ -74,7 +76,8 @@ def train(
         model.load_state_dict(state["model"]), head.load_state_dict(state["head"]), optimiser.load_state_dict(state["optimiser"])
         first = state["step"]
     model.train()
-    bar = tqdm(range(first, schedule.steps), desc="training", unit="step", initial=first, total=schedule.steps, mininterval=5)
+    total = schedule.steps + schedule.second_steps
+    bar = tqdm(range(first, total), desc="training", unit="step", initial=first, total=total, mininterval=5)
     for step in bar:
         full = np.random.default_rng((seed, step)).random() < _full_window_chance(step, schedule)
         batch = _batch(examples, step, seed, schedule.full_window_batch if full else schedule.batch)
@@ -89,7 +92,7 @@ def train(
         optimiser.step()
         if step % 50 == 0:
             bar.set_postfix(ce=f"{cross_entropy.item():.3f}", ctc=f"{ctc.item():.3f}")
-        if (step + 1) % 500 == 0 or step + 1 == schedule.steps:
+        if (step + 1) % 500 == 0 or step + 1 == total:
             state = {"model": model.state_dict(), "head": head.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
@@ -97,12 +100,15 @@ def train(
 
 
 def _learning_rate(step: int, schedule: Schedule) -> float:
-    warm = min(1.0, (step + 1) / schedule.warmup)
-    return schedule.peak * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / schedule.steps)))
+    if step < schedule.steps:
+        peak, done = schedule.peak * min(1.0, (step + 1) / schedule.warmup), step / schedule.steps
+    else:
+        peak, done = schedule.second_peak, (step - schedule.steps) / schedule.second_steps
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def _full_window_chance(step: int, schedule: Schedule) -> float:
-    final = step >= (1 - schedule.final_share) * schedule.steps
+    final = (1 - schedule.final_share) * schedule.steps <= step < schedule.steps
     return schedule.final_full_window_chance if final else schedule.full_window_chance
 
 

@@ -25,11 +25,15 @@ class Decoded(NamedTuple):
 
 
 def input_features(model, processor, audio: Sequence) -> Tensor:
-    """Log-mel features (clips, mel bins, 2·frames) on the model's device, each clip (samples,) cut or padded to the window."""
+    """`log_mel` on the model's device and in its precision."""
+    return log_mel(processor, audio).to(next(model.parameters()))
+
+
+def log_mel(processor, audio: Sequence) -> Tensor:
+    """Log-mel features (clips, mel bins, 2·frames), each clip (samples,) cut or padded to the window."""
     extractor = processor.feature_extractor
     cut = [samples[: window_samples(processor)] for samples in audio]
-    features = extractor(cut, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features
-    return features.to(next(model.parameters()))
+    return extractor(cut, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features
 
 
 def token_cap(model, wanted: int | None, language: str | None = None) -> int:
@@ -47,7 +51,6 @@ def encode(model, features: Tensor) -> Tensor:
 def greedy(model, encoder_output: Tensor, *, language: str | None, max_new_tokens: int | None) -> list[Decoded]:
     """Greedy text tokens of every clip of an encoder output (clips, frames, d)."""
     prompt, settings = prompt_tokens(model, language), model.generation_config
-    timestamps = list(range(settings.no_timestamps_token_id + 1, model.config.vocab_size))
     spoken = {"language": language_of(model, language), "task": "transcribe"} if getattr(settings, "is_multilingual", False) else {}
     sequences = model.generate(
         encoder_outputs=BaseModelOutput(encoder_output),
@@ -57,10 +60,10 @@ def greedy(model, encoder_output: Tensor, *, language: str | None, max_new_token
         do_sample=False,
         max_length=None,
         max_new_tokens=token_cap(model, max_new_tokens, language),
-        suppress_tokens=[*(settings.suppress_tokens or []), *timestamps],
+        suppress_tokens=suppressed(model),
         **spoken,
     )
-    return [_text_tokens(row[len(prompt) :], model.config.eos_token_id) for row in sequences.tolist()]
+    return [text_tokens(row[len(prompt) :], model.config.eos_token_id) for row in sequences.tolist()]
 
 
 Decoder = Callable[[Sequence[np.ndarray]], list[Decoded]]  # waveforms of at most one window → their text tokens, in order
@@ -76,5 +79,12 @@ def torch_decoder(model, processor, *, language: str | None = None, max_new_toke
     return decode
 
 
-def _text_tokens(row: list[int], end: int) -> Decoded:
+def suppressed(model) -> list[int]:
+    """Tokens that are never said: the model's own list and all timestamps."""
+    settings = model.generation_config
+    return [*(settings.suppress_tokens or []), *range(settings.no_timestamps_token_id + 1, model.config.vocab_size)]
+
+
+def text_tokens(row: list[int], end: int) -> Decoded:
+    """What comes before the first `end` in a row of generated tokens."""
     return Decoded(row[: row.index(end)], False) if end in row else Decoded(row, True)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
-from owl.decoding import Decoded, Decoder, token_cap
+from owl.decoding import Decoded, Decoder, log_mel, suppressed, text_tokens, token_cap
 from owl.onnx_graphs import DECODER, ENCODER, WITH_PAST, write_graphs
-from owl.whisper import ModelError, prompt_tokens, window_samples
+from owl.whisper import ModelError, prompt_tokens
 
 SETTINGS = ("config.json", "generation_config.json")
 
@@ -57,6 +57,8 @@ class OnnxWhisper:
         self.settings.generation_config = GenerationConfig.from_pretrained(folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads or torch.get_num_threads(), 3
+        # three sessions and PyTorch take turns on the same cores: idle threads that spin would hold up the one that works
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._encoder, self._first, self._later = (_session(folder / name, options) for name in (ENCODER, DECODER, WITH_PAST))
 
     def encode(self, features: np.ndarray | Tensor) -> np.ndarray:
@@ -86,8 +88,7 @@ class OnnxWhisper:
             said.append(tokens[:, 0])
             feeds = {name: value for name, value in feeds.items() if name.startswith("past")} | present
             session = self._later
-        rows = np.stack(said, axis=1).tolist()
-        return [Decoded(row[: row.index(end)], False) if end in row else Decoded(row, True) for row in rows]
+        return [text_tokens(row, end) for row in np.stack(said, axis=1).tolist()]
 
 
 def onnx_decoder(
@@ -95,20 +96,17 @@ def onnx_decoder(
 ) -> Decoder:
     """How onnxruntime turns a batch of waveforms into text tokens; settings as in `owl.decoding.torch_decoder`."""
     whisper = OnnxWhisper(folder, threads)
-    settings, config = whisper.settings.generation_config, whisper.settings.config
+    settings = whisper.settings
     fixed = {
-        "prompt": prompt_tokens(whisper.settings, language),
-        "end": config.eos_token_id,
-        "suppress": [*(settings.suppress_tokens or []), *range(settings.no_timestamps_token_id + 1, config.vocab_size)],
-        "begin_suppress": list(settings.begin_suppress_tokens or []),
-        "max_new_tokens": token_cap(whisper.settings, max_new_tokens, language),
+        "prompt": prompt_tokens(settings, language),
+        "end": settings.config.eos_token_id,
+        "suppress": suppressed(settings),
+        "begin_suppress": list(settings.generation_config.begin_suppress_tokens or []),
+        "max_new_tokens": token_cap(settings, max_new_tokens, language),
     }
 
     def decode(audio: Sequence[np.ndarray]) -> list[Decoded]:
-        extractor, window = processor.feature_extractor, window_samples(processor)
-        cut = [samples[:window] for samples in audio]
-        features = extractor(cut, sampling_rate=extractor.sampling_rate, return_tensors="np").input_features
-        return whisper.greedy(features, **fixed)
+        return whisper.greedy(log_mel(processor, audio), **fixed)
 
     return decode
 

@@ -71,7 +71,7 @@ def test_the_training_encoder_is_the_stock_encoder_on_the_full_window():
 @pytest.mark.skipif(not (shutil.which("espeak-ng") and shutil.which("flite")), reason="needs the programs espeak-ng and flite")
 def test_the_whole_recipe_runs_on_a_tiny_scale_and_resumes(tmp_path):
     counts = {"evaluation": 3, "calibration": 3, "training": 24}
-    schedule = Schedule(steps=3, batch=4, full_window_batch=1, warmup=1)
+    schedule = Schedule(steps=3, batch=4, full_window_batch=1, warmup=1, second_steps=1)
     build(tmp_path / "data", tmp_path / "model", tmp_path / "work", counts=counts, schedule=schedule)
     model, processor = whisper.load(str(tmp_path / "model"))
     assert len(load_dataset("evaluation", path=tmp_path / "data" / "evaluation").clips) == 3
