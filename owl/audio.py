@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from jaxtyping import Float32
-from scipy.signal import resample_poly
 
 RATE = 16_000  # samples per second of every clip in this package
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")  # lower case; the files that a folder scan takes for audio
@@ -51,6 +50,8 @@ def resample(audio: Float32[np.ndarray, " samples"], rate: int) -> Float32[np.nd
     """`audio` (samples,) at `rate` Hz → (ceil(samples · RATE / rate),) at `RATE` Hz; the same array if the rate is `RATE`."""
     if rate == RATE:
         return audio
+    from scipy.signal import resample_poly  # half a second to import, and most speech needs no resampling
+
     common = gcd(RATE, rate)
     return resample_poly(audio, RATE // common, rate // common).astype(np.float32)
 

@@ -47,13 +47,13 @@ class Statistics:
 
     def add(self, inputs: Tensor, counted: Tensor) -> None:
         """Add a batch, (clips, positions, in), of which the `counted` (clips, positions) positions are token rows."""
-        wide, inputs = self.total.dtype, inputs.float() * counted[..., None]
+        rows, owner = inputs[counted].float(), counted.nonzero()[:, 0]
+        squares = torch.zeros(len(inputs), rows.shape[1], device=rows.device).index_add_(0, owner, rows.square())
         self.clip_rows.append(counted.sum(1))
-        self.clip_squares.append(inputs.square().sum(1, dtype=wide))
-        self.total += inputs.sum((0, 1), dtype=wide)
+        self.clip_squares.append(squares.to(self.total))
+        self.total += rows.sum(0)
         if self.gram is not None:
-            rows = inputs[counted]
-            self.gram += (rows.T @ rows).to(wide)
+            self.gram += rows.T @ rows  # added up in float64
 
 
 @dataclass
