@@ -3,6 +3,7 @@
 Each is written to a temporary folder first, reloaded from disk by its caller and measured there; nothing here evaluates anything.
 """
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +16,11 @@ DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 def save_hf(model, processor, folder: Path, *, dtype: torch.dtype, metadata: Mapping, metrics: Mapping, card: str) -> None:
     """Weights (safetensors, cast to `dtype`), configs and processor, `pruning_metadata.json`, `metrics.json` and the model card."""
-    weights = {name: tensor.to("cpu", dtype) for name, tensor in model.state_dict().items()}
-    kept, model.config.dtype = model.config.dtype, dtype
+    weights = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.named_parameters()}  # a tied tensor once
     model.save_pretrained(folder, state_dict=weights)
-    model.config.dtype = kept
+    config = copy.deepcopy(model.config)
+    config.dtype = dtype
+    config.save_pretrained(folder)  # says the precision on disk, not that of the model in memory
     processor.save_pretrained(folder)
     processor.feature_extractor.save_pretrained(folder)  # other runtimes look for preprocessor_config.json
     (folder / "pruning_metadata.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")

@@ -154,7 +154,7 @@ def test_the_portable_form_names_no_absolute_path_and_loads_back(write, tmp_path
     assert portable["output"]["dir"] == "runs"
     assert portable["evaluation"]["datasets"][0]["path"] == "data/demo/evaluation"
     assert portable["model"]["name"] == os.path.relpath(tmp_path / "model", ROOT)
-    written = write(json.dumps({"name": "x", "digest": config.digest(), "config": portable}), "config.json")
+    written = write(json.dumps({"name": "x", "digest": config.digest(), "inputs": {}, "config": portable}), "config.json")
     assert load_resolved(written) == load(written) == config
     assert load_resolved(written).digest() == config.digest()
 

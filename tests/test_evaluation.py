@@ -92,7 +92,7 @@ def test_the_divergence_is_the_mean_kl_of_the_next_token_by_definition(demo, cli
             p, q = (one(input_features=features, decoder_input_ids=tokens).logits[0].double().softmax(-1) for one in (model, other))
         by_hand = sum((p[i] * (p[i] / q[i]).log()).sum().item() for i in range(1, tokens.shape[1]))
         assert rows[clip.id]["tokens"] == len(text) + 1
-        assert rows[clip.id]["kl"] == pytest.approx(by_hand, rel=1e-3, abs=1e-5)  # float32 logits
+        assert rows[clip.id]["kl"] == pytest.approx(by_hand, abs=1e-4)  # float32 logits of a batch: about 1e-5 each
         assert by_hand > 0.001
 
 

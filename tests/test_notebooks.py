@@ -55,7 +55,7 @@ def test_tags_come_from_the_closed_vocabulary_and_checked_cells_keep_their_outpu
         assert tags(cell) <= TAGS
         assert ("nbval-check-output" in tags(cell)) == ("keep_output" in tags(cell))
         assert bool(cell.outputs) == ("keep_output" in tags(cell)), cell.source
-        assert (cell.execution_count is not None) == bool(cell.outputs)
+        assert cell.execution_count is not None or not cell.outputs  # without a count nbval compares nothing
 
 
 def test_every_notebook_has_two_to_five_checked_cells(notebook):
