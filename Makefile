@@ -32,6 +32,7 @@ setup: $(if $(filter command line environment,$(origin PY)),,.venv/ready) ## Mak
 	@$(PYTHON) -m venv .venv || \
 	{ echo "error: cannot make a virtual environment; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(PY) -c 'import pathlib, site; pathlib.Path(site.getsitepackages()[0], "whisper-owl.pth").write_text("$(CURDIR)\n")'
 	@touch $@
 
 report: setup ## Analyse, prune, evaluate, export: writes reports/<run>/index.html
