@@ -27,7 +27,7 @@ def allocate(
     """
     _check(name, outlier_ratios, weight_counts, sparsity, lam)
     low, high = min(outlier_ratios), max(outlier_ratios)
-    if name == "uniform" or low == high:
+    if name == "uniform" or low == high or (name == "owl" and sparsity == 0):  # at 0 no shift by rounding may prune a weight
         return [sparsity] * len(outlier_ratios)
     stretched = [2 * lam * (ratio - low) / (high - low) for ratio in outlier_ratios]
     if name == "owl-equal":

@@ -60,6 +60,10 @@ def test_owl_reaches_the_target_exactly_and_stays_in_range(sparsity, lam):
     assert all(0 <= value <= 1 for value in sparsities)
 
 
+def test_sparsity_zero_is_exactly_zero_everywhere():
+    assert allocate("owl", [0.01, 0.04, 0.02, 0.05], COUNTS, 0.0) == [0.0] * 4
+
+
 def test_more_outliers_mean_less_pruning_even_where_clipped():
     sparsities = allocate("owl", [0.01, 0.02, 0.03, 0.05], COUNTS, 0.9, lam=0.4)
     assert sparsities == sorted(sparsities, reverse=True) and sparsities[0] == 1.0
