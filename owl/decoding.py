@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from owl.whisper import language_of, prompt_tokens, window_samples
 
 USUAL_CAP = 224  # tokens, openai/whisper's own default (half its text context)
+AT_ONCE_ON_CPU = 4  # windows: a larger encoder batch falls out of the caches and takes longer per clip
 
 
 class Decoded(NamedTuple):
@@ -33,7 +34,7 @@ def log_mel(processor, audio: Sequence) -> Tensor:
     """Log-mel features (clips, mel bins, 2·frames), each clip (samples,) cut or padded to the window."""
     extractor = processor.feature_extractor
     cut = [samples[: window_samples(processor)] for samples in audio]
-    return extractor(cut, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features
+    return torch.cat([extractor(samples, sampling_rate=extractor.sampling_rate, return_tensors="pt").input_features for samples in cut])
 
 
 def token_cap(model, wanted: int | None, language: str | None = None) -> int:
@@ -44,7 +45,8 @@ def token_cap(model, wanted: int | None, language: str | None = None) -> int:
 @torch.inference_mode()
 def encode(model, features: Tensor) -> Tensor:
     """(clips, mel bins, 2·frames) → the encoder's output (clips, frames, d)."""
-    return model.model.encoder(features).last_hidden_state
+    at_once = AT_ONCE_ON_CPU if features.device.type == "cpu" else len(features)
+    return torch.cat([model.model.encoder(part).last_hidden_state for part in features.split(at_once)])
 
 
 @torch.inference_mode()

@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
+from transformers.modeling_outputs import BaseModelOutput
 
 from owl.data import RATE, Clip
-from owl.decoding import Decoder, input_features
+from owl.decoding import Decoder, encode, input_features
 from owl.whisper import prompt_tokens, window_samples
 from owl.windows import split_at_silences
 
@@ -94,6 +96,13 @@ def read(path: Path) -> Transcription:
 
 
 @torch.inference_mode()
+def next_token_logs(model, encoder_output: Tensor, tokens: Tensor, prompt: int) -> Tensor:
+    """Log probabilities of every text token and the end token after `tokens` (clips, width), (clips, width − prompt + 1, vocabulary)."""
+    states = BaseModelOutput(encoder_output)
+    return model(encoder_outputs=states, decoder_input_ids=tokens).logits[:, prompt - 1 :].float().log_softmax(-1)
+
+
+@torch.inference_mode()
 def divergence(dense, pruned, processor, clips: Sequence[Clip], *, language: str | None = None, batch_size: int = 16) -> list[dict]:
     """Teacher-forced KL(dense ‖ pruned) in nats, per clip with text that fits one window: {"id", "kl" (sum over tokens), "tokens"}.
 
@@ -110,10 +119,7 @@ def divergence(dense, pruned, processor, clips: Sequence[Clip], *, language: str
         device = next(dense.parameters()).device
         tokens = torch.tensor([[*prompt, *text, *[end] * (width - len(text))] for text in texts], device=device)
         features = input_features(dense, processor, [clip.audio for clip in part])
-        logs = [
-            model(input_features=features, decoder_input_ids=tokens).logits[:, len(prompt) - 1 :].float().log_softmax(-1)
-            for model in (dense, pruned)
-        ]
+        logs = [next_token_logs(model, encode(model, features), tokens, len(prompt)) for model in (dense, pruned)]
         each = (logs[0].exp() * (logs[0] - logs[1])).sum(-1)
         for clip, text, values in zip(part, texts, each):
             count = len(text) + 1
