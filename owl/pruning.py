@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from owl.calibration import Batch, walk
-from owl.solvers import parse_pattern, prune_weight
+from owl.solvers import Factors, factorise, parse_pattern, prune_weight
 from owl.whisper import Block, Linear
 
 COLUMN_BLOCK = 128  # sparsegpt's lazy-update width, columns
@@ -45,15 +45,17 @@ def prune(
     """Prune the linears of `every` in place, one block after the other; `sparsities` by linear name (ignored by an N:M pattern).
 
     Raises AssertionError where the realised sparsity is off its target by more than the solver's counting allows: one weight per row
-    (wanda), per matrix (magnitude) or per column block (sparsegpt); nothing for N:M.
+    (wanda), per matrix (magnitude, alps) or per column block (sparsegpt); nothing for N:M.
     """
-    pruned = []
+    pruned, factors = [], Shared(method, damping)
     for block, statistics in walk(model, every, batches, gram=True, modified=True, description="prune"):
         for linear in block.linears:
             before, started = linear.module.weight.data.clone(), time.perf_counter()
             target = _target(sparsities[linear.name], pattern)
             gram = statistics[linear.name].gram
-            after = prune_weight(before, gram, method=method, **target, block_size=COLUMN_BLOCK, damping=damping)
+            after = prune_weight(
+                before, gram, method=method, **target, block_size=COLUMN_BLOCK, damping=damping, factors=factors.of(linear, gram)
+            )
             linear.module.weight.data.copy_(after)
             sparsity = _realised(linear, before, after, sparsities[linear.name], method, pattern)
             pruned.append(
@@ -70,6 +72,23 @@ def prune(
                 )
             )
     return pruned
+
+
+class Shared:
+    """Factors of Gram matrices, made once for all linears that see the same inputs, and forgotten when other inputs come.
+
+    The encoder's output, which every decoder block's cross-attention reads, is remembered beside the latest other inputs.
+    """
+
+    def __init__(self, method: str, damping: float):
+        self.method, self.damping = method, damping
+        self.made: dict[bool, tuple[Tensor, Factors]] = {}
+
+    def of(self, linear: Linear, gram: Tensor) -> Factors:
+        slot = linear.inputs == "encoder output"
+        if slot not in self.made or self.made[slot][0] is not gram:
+            self.made[slot] = gram, factorise(gram, method=self.method, damping=self.damping)
+        return self.made[slot][1]
 
 
 def spread(every: Sequence[Block], per_block: Sequence[float]) -> dict[str, float]:
@@ -94,7 +113,7 @@ def _realised(linear: Linear, before: Tensor, after: Tensor, target: float, meth
     """The share of zeros in `after`, asserted; weights that were zero before may add to it, and half precision may round some to zero."""
     zeros, count, (rows, columns) = (after == 0).sum().item(), after.numel(), after.shape
     group = parse_pattern(pattern)
-    allowance = 0 if group else {"wanda": rows, "magnitude": 1, "sparsegpt": -(-columns // COLUMN_BLOCK)}[method]
+    allowance = 0 if group else {"wanda": rows, "magnitude": 1, "alps": 1, "sparsegpt": -(-columns // COLUMN_BLOCK)}[method]
     wanted = (1 - group[0] / group[1] if group else target) * count
     extra = (before == 0).sum().item() + (count / 1000 if after.dtype != torch.float32 else 0)
     assert wanted - allowance - 1e-6 <= zeros <= wanted + allowance + extra + 1e-6, (

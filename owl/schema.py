@@ -21,7 +21,7 @@ from owl.paths import ROOT
 Text = Annotated[str, check(lambda value: value.strip(), "must be a non-empty string")]
 Count = Annotated[int, check(lambda value: value >= 1, "must be a whole number of at least 1")]
 Names = Annotated[list[Text], unique()]
-Method = Annotated[str, one_of("magnitude", "wanda", "sparsegpt", later=("alps",))]
+Method = Annotated[str, one_of("magnitude", "wanda", "sparsegpt", "alps")]
 Allocation = Annotated[str, one_of("uniform", "owl", "owl-equal", later=("dlp", "alpha", "measured"))]
 Sparsity = Annotated[float, check(lambda value: 0 <= value < 1, "must be a fraction of at least 0 and below 1 such as 0.5")]
 Metric = Annotated[str, one_of("wer", "character_error_rate", aliases={"cer": "character_error_rate"})]

@@ -3,9 +3,10 @@
 magnitude  smallest |W| of the whole matrix.
 wanda      smallest |W_ij|·rms_j of each output row, kept weights untouched (arXiv 2306.11695).
 sparsegpt  column by column with optimal-brain-surgeon updates of the columns to come (arXiv 2301.00774, algorithm 1).
+alps       the whole matrix at once by ADMM, then a least-squares refit of what is kept (arXiv 2406.07831; `owl.alps`).
 
-Only the Gram matrix XᵀX of the inputs is needed; all three ignore its scale. Counts follow the published codes: magnitude and
-sparsegpt prune `<= threshold`, one weight more (per matrix, per column block) than int(numel·S). Arithmetic is float64, on the CPU
+Only the Gram matrix XᵀX of the inputs is needed; all ignore its scale. Counts follow the published codes: magnitude and sparsegpt
+prune `<= threshold`, one weight more (per matrix, per column block) than int(numel·S); alps prunes int(numel·S). Arithmetic is float64, on the CPU
 where the weight's device has none. Which linears to prune and what follows from it is `owl.pruning`'s business.
 """
 
@@ -15,7 +16,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-METHODS = ("magnitude", "wanda", "sparsegpt")
+from owl import alps
+
+METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
+Factors = Tensor | alps.Eigen | None
 
 
 def prune_weight(
@@ -27,12 +31,14 @@ def prune_weight(
     pattern: str | None = None,
     block_size: int = 128,
     damping: float = 0.01,
+    factors: Factors = None,
 ) -> Float[Tensor, "out in"]:
     """The pruned weight: entries exactly 0 where pruned, dtype and device of `weight`, which is left as it was.
 
     `gram` is XᵀX over all token rows X (rows, in). Give `sparsity` (a fraction in [0, 1]: 0 returns the weight unchanged, 1 zeros) or an
-    N:M `pattern` (N nonzeros in every M consecutive inputs of a row; a sparsity given beside it must be 1 − N/M). `block_size` (columns) and `damping` (share of the Gram matrix's
-    mean diagonal) matter to sparsegpt alone. Raises ValueError for an unknown method, bad shapes, sparsity outside [0, 1], neither
+    N:M `pattern` (N nonzeros in every M consecutive inputs of a row; a sparsity given beside it must be 1 − N/M). `block_size` (columns)
+    matters to sparsegpt alone, `damping` (share of the mean diagonal) to sparsegpt and alps. `factors`: what `factorise` made of this
+    very `gram`, where several linears share one (default: made here). Raises ValueError for an unknown method, bad shapes, sparsity outside [0, 1], neither
     sparsity nor pattern, inputs not divisible by M, or values that are not finite.
     """
     group = _check(weight, gram, method, sparsity, pattern)
@@ -40,10 +46,16 @@ def prune_weight(
         return weight.clone()
     if sparsity == 1:
         return torch.zeros_like(weight)
-    device = weight.device if weight.device.type in ("cpu", "cuda") else torch.device("cpu")
+    device = _device(weight)
     dense, gram = weight.to(device, torch.float64), gram.to(device, torch.float64)
+    if factors is None:
+        factors = factorise(gram, method=method, damping=damping)
     if method == "sparsegpt":
-        return _sparsegpt(dense, gram, sparsity, group, block_size, damping).to(weight)
+        return _sparsegpt(dense, gram, factors, sparsity, group, block_size).to(weight)
+    if method == "alps":
+        kept = weight.numel() - int(weight.numel() * (sparsity or 0))
+        keep = lambda score: ~_group_mask(score, *group) if group else _largest(score, kept)  # noqa: E731
+        return alps.solve(dense, factors, keep).to(weight)
     score = dense.abs() if method == "magnitude" else dense.abs() * gram.diagonal().clamp(min=0).sqrt()
     if group:
         pruned = _group_mask(score, *group)
@@ -52,6 +64,14 @@ def prune_weight(
     else:
         pruned = _smallest(score, int(score.shape[1] * sparsity))
     return weight.masked_fill(pruned.to(weight.device), 0)
+
+
+def factorise(gram: Float[Tensor, "in in"], *, method: str, damping: float = 0.01) -> Factors:
+    """The costly part of a solver that depends on the inputs alone: sparsegpt's inverse factor, alps' eigendecomposition, else None."""
+    gram = gram.to(_device(gram), torch.float64)
+    if method == "alps":
+        return alps.decompose(gram, damping)
+    return _inverse_factor(gram, damping) if method == "sparsegpt" else None
 
 
 def parse_pattern(pattern: str | None) -> tuple[int, int] | None:
@@ -64,8 +84,15 @@ def parse_pattern(pattern: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def _sparsegpt(dense: Tensor, gram: Tensor, sparsity: float | None, group: tuple[int, int] | None, block_size: int, damping: float) -> Tensor:
-    weight, factor = dense.clone(), _inverse_factor(gram, damping)
+def _device(tensor: Tensor) -> torch.device:
+    """Where its float64 arithmetic runs."""
+    return tensor.device if tensor.device.type in ("cpu", "cuda") else torch.device("cpu")
+
+
+def _sparsegpt(
+    dense: Tensor, gram: Tensor, factor: Tensor, sparsity: float | None, group: tuple[int, int] | None, block_size: int
+) -> Tensor:
+    weight = dense.clone()
     weight[:, gram.diagonal() == 0] = 0  # a dead input feature carries nothing
     if group:
         block_size = max(group[1], block_size - block_size % group[1])  # no group crosses a column block
@@ -101,6 +128,13 @@ def _smallest(score: Float[Tensor, "*rows n"], count: int) -> Bool[Tensor, "*row
     """True for the `count` smallest scores along the last axis; among equals the earlier ones."""
     order = torch.sort(score, dim=-1, stable=True).indices[..., :count]
     return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, order, True)
+
+
+def _largest(score: Float[Tensor, "out in"], count: int) -> Bool[Tensor, "out in"]:
+    """True for the `count` largest scores of the matrix; faster than sorting, which among equals decides."""
+    kept = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
+    kept[score.flatten().topk(count, sorted=False).indices] = True
+    return kept.view_as(score)
 
 
 def _group_mask(score: Float[Tensor, "out in"], kept: int, size: int) -> Bool[Tensor, "out in"]:

@@ -65,3 +65,14 @@ def outlier_ratio(scores, multiple):
     values = [float(value) for value in scores.flatten()]
     mean = sum(values) / len(values)
     return sum(value > multiple * mean for value in values) / len(values)
+
+
+def refit(weight, gram, kept, damping):
+    """Row by row, the weights on `kept` (bool) that leave the least output error on inputs scaled to unit norm: normal equations."""
+    scale = gram.double().diagonal().sqrt()
+    scaled = gram.double() / scale[:, None] / scale + damping * torch.eye(len(gram), dtype=torch.float64)
+    dense, result = weight.double() * scale, torch.zeros_like(weight, dtype=torch.float64)
+    for i in range(len(weight)):
+        index = kept[i].nonzero()[:, 0]
+        result[i, index] = torch.linalg.solve(scaled[index][:, index], scaled[index] @ dense[i])
+    return result / scale

@@ -316,7 +316,6 @@ def section(dotted, value):
         ("pruning.outlier_hyper_lambda", -1, "must be at least 0"),
         ("pruning.outlier_hyper_m", 0, "must be above 0"),
         ("pruning.outlier_hyper_m", float("inf"), "must be a finite number"),
-        ("pruning.method", "alps", "'alps' is not available yet; use one of magnitude, wanda, sparsegpt"),
         ("pruning.method", "random", "'random' is not known; use one of magnitude, wanda, sparsegpt"),
         ("pruning.allocation", "measured", "is not available yet; use one of uniform, owl, owl-equal"),
         ("pruning.outlier_detection_method", "mean", "use one of owl, median"),
