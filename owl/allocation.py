@@ -6,7 +6,7 @@ weight counts and reaches the target exactly. "owl-equal" keeps the published ar
 """
 
 from collections.abc import Sequence
-from math import isfinite
+from math import ceil, floor, gcd, isfinite
 
 import torch
 from torch import Tensor
@@ -25,7 +25,11 @@ def allocate(
     "owl-equal": unweighted r̄, s ≤ 0 → 0.01, nothing redistributed. All ratios equal, or one block: uniform.
     Raises ValueError for an unknown name, different lengths, no blocks, values that are not finite, sparsity outside [0, 1), λ < 0.
     """
-    _check(name, outlier_ratios, weight_counts, sparsity, lam)
+    if name not in ALLOCATIONS:
+        raise ValueError(f"unknown allocation '{name}'; choose one of {', '.join(ALLOCATIONS)}")
+    if not (lam >= 0 and isfinite(lam)):
+        raise ValueError(f"lambda must be finite and not negative, not {lam}")
+    check_allocation(outlier_ratios, weight_counts, sparsity)
     low, high = min(outlier_ratios), max(outlier_ratios)
     if name == "uniform" or low == high or (name == "owl" and sparsity == 0):  # at 0 no shift by rounding may prune a weight
         return [sparsity] * len(outlier_ratios)
@@ -35,7 +39,7 @@ def allocate(
         wanted = [sparsity - (value - mean) for value in stretched]
         return [value if value > 0 else PUBLISHED_FLOOR for value in wanted]
     mean = sum(value * count for value, count in zip(stretched, weight_counts)) / sum(weight_counts)
-    return _fit([sparsity - (value - mean) for value in stretched], weight_counts, sparsity)
+    return fit([sparsity - (value - mean) for value in stretched], weight_counts, sparsity)
 
 
 def median_sparsities(weights: Sequence[Tensor], sparsity: float, lam: float, boost: float) -> list[float]:
@@ -60,7 +64,30 @@ def median_sparsities(weights: Sequence[Tensor], sparsity: float, lam: float, bo
     return [(values < low).sum().item() / values.numel() for values in boosted]
 
 
-def _fit(wanted: list[float], counts: Sequence[int], sparsity: float) -> list[float]:
+def mixed_groups(wanted: Sequence[float], weight_counts: Sequence[int], size: int, sparsity: float) -> list[int]:
+    """Nonzeros of every `size` consecutive inputs for each block, from the sparsities `wanted` per block: mixed N:M.
+
+    Each block keeps the whole number just below or above (1 − wanted)·size, at least 1. Among all such choices the parameter-weighted
+    mean density comes as close to 1 − `sparsity` as whole numbers allow, and among those the blocks stay as close to what they wanted.
+    The published rounding (luuyin/OWL, each block for itself) misses the mean. Exact, by dynamic programming over the kept weights.
+    """
+    check_allocation(wanted, weight_counts, sparsity)
+    unit = gcd(*weight_counts)
+    reached: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}  # kept weights · size / unit → (squared deviation, nonzeros so far)
+    for value, count in zip(wanted, weight_counts):
+        ideal = (1 - value) * size
+        options = {min(size, max(1, floor(ideal + 1e-9))), min(size, max(1, ceil(ideal - 1e-9)))}
+        ways: dict[int, tuple[float, list[int]]] = {}
+        for kept, (cost, chosen) in reached.items():
+            for option in options:
+                key, way = kept + option * count // unit, (cost + count * (option - ideal) ** 2, [*chosen, option])
+                ways[key] = min(ways.get(key, way), way)
+        reached = ways
+    target = (1 - sparsity) * size * sum(weight_counts) / unit
+    return min(reached.items(), key=lambda item: (round(abs(item[0] - target), 9), item[1]))[1][1]
+
+
+def fit(wanted: list[float], counts: Sequence[int], sparsity: float) -> list[float]:
     """Clip to [0, 1] after the one shift c that makes the weighted mean of clip(s + c, 0, 1) the target (bisection to rounding)."""
     if all(0 <= value <= 1 for value in wanted):
         return wanted
@@ -73,18 +100,15 @@ def _fit(wanted: list[float], counts: Sequence[int], sparsity: float) -> list[fl
     return [min(1.0, max(0.0, value + high)) for value in wanted]
 
 
-def _check(name: str, ratios: Sequence[float], counts: Sequence[int], sparsity: float, lam: float) -> None:
-    if name not in ALLOCATIONS:
-        raise ValueError(f"unknown allocation '{name}'; choose one of {', '.join(ALLOCATIONS)}")
+def check_allocation(ratios: Sequence[float], counts: Sequence[int], sparsity: float) -> None:
+    """ValueError for guides (outlier ratios, medians, exponents) and weight counts that no allocation can be made from."""
     if len(ratios) == 0:
         raise ValueError("no blocks to allocate sparsity to")
     if len(ratios) != len(counts):
-        raise ValueError(f"{len(ratios)} outlier ratios but {len(counts)} weight counts; one of each per block")
+        raise ValueError(f"{len(ratios)} values but {len(counts)} weight counts; one of each per block")
     if not all(isfinite(ratio) for ratio in ratios):
-        raise ValueError(f"outlier ratios must be finite: {list(ratios)}")
+        raise ValueError(f"outlier ratios, medians and exponents must be finite: {list(ratios)}")
     if not all(count > 0 for count in counts):
         raise ValueError(f"every block needs at least one weight: {list(counts)}")
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be in [0, 1), not {sparsity}")
-    if not lam >= 0:
-        raise ValueError(f"lambda must not be negative, not {lam}")

@@ -70,7 +70,7 @@ def _support(dense: Tensor, eigen: Eigen, keep: Keep) -> Bool[Tensor, "out in"]:
 
 
 def refit(dense: Float[Tensor, "out in"], gram: Float[Tensor, "in in"], mask: Bool[Tensor, "out in"]) -> Float[Tensor, "out in"]:
-    """Per row the least-squares values on the kept entries, min ‖X(w − ŵ)‖² given `gram` = XᵀX; all rows' conjugate gradients at once."""
+    """Per row the least-squares values on the kept entries, min ‖X(w − ŵ)‖² given `gram` = XᵀX: conjugate gradients of all rows at once."""
     target = dense @ gram
     weight = dense * mask
     residual = (target - weight @ gram) * mask

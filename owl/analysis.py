@@ -1,13 +1,15 @@
 """From blocks, statistics and ratios to the tables that notebooks draw and the sparsities that pruning uses."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from owl.allocation import ALLOCATIONS, allocate, median_sparsities
+from owl import heuristics
+from owl.allocation import ALLOCATIONS, allocate, median_sparsities, mixed_groups
 from owl.calibration import Statistics
 from owl.config import Config
 from owl.outliers import outlier_ratio, wanda_score
@@ -34,26 +36,53 @@ def ratios_of_halves(block: Block, statistics: Mapping[str, Statistics], clips: 
     ]
 
 
-def allocations(blocks: Sequence[Block], ratios: Sequence[float], sparsity: float, lam: float, multiple: float) -> pd.DataFrame:
-    """Sparsity per block under every allocation and the median variant (columns block, allocation, sparsity)."""
-    counts = [block.weight_count for block in blocks]
-    columns = {name: allocate(name, ratios, counts, sparsity, lam) for name in ALLOCATIONS}
-    columns["median"] = per_block(blocks, median_of(blocks, sparsity, lam, multiple))
-    return pd.DataFrame(
-        {"block": block.name, "allocation": name, "sparsity": value}
-        for name, values in columns.items()
-        for block, value in zip(blocks, values)
-    )
+@dataclass(frozen=True)
+class Guides:
+    """What the allocations go by, one value per block with linears to prune, in order."""
+
+    blocks: Sequence[Block]
+    outlier_ratios: Sequence[float]
+    medians: Sequence[float]  # of the pooled Wanda scores
+    lam: float
+    multiple: float
+
+    def sparsities(self, name: str, sparsity: float) -> list[float]:
+        """Sparsity per block under a named allocation, "measured" excepted: that one is a search (`owl.measured`)."""
+        counts = [block.weight_count for block in self.blocks]
+        if name == "dlp":
+            return heuristics.dlp(self.medians, counts, sparsity)
+        if name == "alpha":
+            exponents = [heuristics.mean_exponent([linear.module.weight for linear in block.linears]) for block in self.blocks]
+            return heuristics.alpha(exponents, counts, sparsity)
+        if name == "median":
+            return per_block(self.blocks, median_of(self.blocks, sparsity, self.lam, self.multiple))
+        return allocate(name, self.outlier_ratios, counts, sparsity, self.lam)
+
+    def all(self, sparsity: float) -> pd.DataFrame:
+        """Every one of them side by side (columns block, allocation, sparsity)."""
+        return pd.DataFrame(
+            {"block": block.name, "allocation": name, "sparsity": value}
+            for name in (*ALLOCATIONS, "dlp", "alpha", "median")
+            for block, value in zip(self.blocks, self.sparsities(name, sparsity))
+        )
 
 
-def chosen_sparsities(config: Config, blocks: Sequence[Block], ratios: Sequence[float]) -> dict[str, float]:
-    """Sparsity by linear name under the config's allocation."""
-    pruning = config.pruning
-    name, lam = pruning.allocation_name, pruning.outlier_hyper_lambda
-    if name == "median":
-        return median_of(blocks, pruning.sparsity, lam, pruning.outlier_hyper_m)
-    counts = [block.weight_count for block in blocks]
-    return spread(blocks, allocate(name, ratios, counts, pruning.sparsity, lam))
+def chosen_sparsities(config: Config, guides: Guides) -> dict[str, float]:
+    """Sparsity by linear name under the config's allocation; whole numbers of nonzeros per block where the pattern is mixed N:M."""
+    pruning, blocks = config.pruning, guides.blocks
+    if pruning.allocation_name == "median":
+        return median_of(blocks, pruning.sparsity, guides.lam, guides.multiple)
+    wanted = [min(1.0, value) for value in guides.sparsities(pruning.allocation_name, pruning.sparsity)]
+    if pruning.group_size:
+        kept = mixed_groups(wanted, [block.weight_count for block in blocks], pruning.group_size, pruning.sparsity)
+        wanted = [1 - count / pruning.group_size for count in kept]
+    return spread(blocks, wanted)
+
+
+def chosen_patterns(config: Config, sparsities: Mapping[str, float]) -> str | dict[str, str]:
+    """The config's pattern, or the N:M of each linear where it is mixed."""
+    size = config.pruning.group_size
+    return {name: f"{round((1 - value) * size)}:{size}" for name, value in sparsities.items()} if size else config.pruning.pattern
 
 
 def median_of(blocks: Sequence[Block], sparsity: float, lam: float, boost: float) -> dict[str, float]:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from owl.data import Clip
 from owl.decoding import input_features
-from owl.whisper import Block, embed_audio, embed_text, prompt_tokens, run_block, valid_frames
+from owl.whisper import Block, embed_audio, embed_text, finish_encoder, prompt_tokens, run_block, valid_frames
 
 
 @dataclass
@@ -34,6 +34,11 @@ class Statistics:
     def rows(self) -> int:
         """Token rows counted."""
         return int(sum(rows.sum().item() for rows in self.clip_rows))
+
+    @property
+    def centred(self) -> Tensor:
+        """The Gram matrix of the inputs minus their mean, (in, in)."""
+        return self.gram - torch.outer(self.total, self.total) / max(1, self.rows)
 
     @property
     def rms(self) -> Tensor:
@@ -166,7 +171,7 @@ def _store(block: Block, batch: Batch, states: Tensor) -> None:
 @torch.inference_mode()
 def _finish_encoder(model, batches: Sequence[Batch]) -> None:
     for batch in batches:
-        batch.audio = model.model.encoder.layer_norm(batch.audio)
+        batch.audio = finish_encoder(model, batch.audio)
 
 
 def _first(counts: Sequence[int], width: int, device) -> Tensor:

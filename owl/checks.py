@@ -48,11 +48,18 @@ def parse_pattern(pattern: object) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match and int(match[1]) < int(match[2]) else None
 
 
+def parse_mixed(pattern: object) -> int | None:
+    """M of a mixed pattern "N:M" with the letter N, as in "N:8": every block has an N of its own; None for anything else."""
+    match = re.fullmatch(r"N:([1-9][0-9]*)", pattern) if isinstance(pattern, str) else None
+    return int(match[1]) if match and int(match[1]) > 1 else None
+
+
 def check_pattern(pattern: str) -> str:
     """`pattern` if it can be pruned to; ValueError otherwise."""
-    if pattern == "unstructured" or parse_pattern(pattern):
+    if pattern == "unstructured" or parse_pattern(pattern) or parse_mixed(pattern):
         return pattern
     if re.fullmatch(r"[0-9]+:[0-9]+", pattern):
         raise ValueError(f"'{pattern}' would keep N of every M inputs: N must be at least 1 and below M; use e.g. 2:4 or 4:8")
     problem = "is not available yet" if pattern == "structured" else "is not known"
-    raise ValueError(f"'{pattern}' {problem}; use one of unstructured, 2:4, 4:8 (any N:M with N nonzeros in every M inputs)")
+    choices = "unstructured, 2:4, 4:8 (any N:M with N nonzeros in every M inputs), N:8 (N by block)"
+    raise ValueError(f"'{pattern}' {problem}; use one of {choices}")

@@ -12,6 +12,7 @@ from owl.plots_blocks import (
     outlier_sensitivity,
     score_distribution,
     seed_stability,
+    unit_divergence,
 )
 from owl.plots_results import clip_scatter, size_bars, weight_distribution, wer_comparison
 
@@ -28,6 +29,7 @@ __all__ = [
     "score_distribution",
     "seed_stability",
     "size_bars",
+    "unit_divergence",
     "use_style",
     "weight_distribution",
     "wer_comparison",

@@ -7,6 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from owl.plots_axes import (
@@ -138,6 +139,21 @@ def allocations(table: pd.DataFrame, ax: Axes, *, target: float | None = None) -
     ax.yaxis.set_major_formatter(percent())
     block_axis(ax, positions)
     label_right(ax, labels)
+    return ax
+
+
+def unit_divergence(table: pd.DataFrame, ax: Axes) -> Axes:
+    """table: unit ("encoder.0.self_attn"), sparsity (fraction), kl (nats per token): a line per unit, log scale, kinds told by line style."""
+    styles = {"self_attn": "-", "encoder_attn": "--", "feed_forward": ":"}
+    for unit, rows in table.groupby("unit", sort=False):
+        block, _, kind = unit.rpartition(".")
+        ax.plot(rows.sparsity, rows.kl.clip(lower=1e-7), color=side_color(block), linestyle=styles[kind], marker=".", linewidth=1)
+    names = {"self-attention": "-", "cross-attention": "--", "feed-forward": ":"}
+    handles = [Line2D([], [], color="0.3", linestyle=style, label=name) for name, style in names.items()]
+    handles += [Line2D([], [], color=side_color(side), label=side) for side in ("encoder", "decoder")]
+    ax.legend(handles=handles, frameon=False)
+    ax.set(yscale="log", xlabel="sparsity of the unit", ylabel="divergence (nats per token)")
+    ax.xaxis.set_major_formatter(percent())
     return ax
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from owl.calibration import Batch, walk
+from owl.calibration import Batch, Statistics, walk
 from owl.solvers import Factors, factorise, parse_pattern, prune_weight
 from owl.whisper import Block, Linear
 
@@ -39,10 +39,15 @@ def prune(
     sparsities: Mapping[str, float],
     *,
     method: str,
-    pattern: str = "unstructured",
+    pattern: str | Mapping[str, str] = "unstructured",
     damping: float = 0.01,
+    bias_refit: bool = False,
 ) -> list[PrunedLinear]:
     """Prune the linears of `every` in place, one block after the other; `sparsities` by linear name (ignored by an N:M pattern).
+
+    `pattern`: one for all, or by linear name (mixed N:M; "M:M" leaves a linear as it is).
+    With `bias_refit` a linear that has a bias gets the one that makes its mean output on the calibration rows the dense one's, and
+    sparsegpt and alps then minimise what no bias can mend: the error of the centred inputs.
 
     Raises AssertionError where the realised sparsity is off its target by more than the solver's counting allows: one weight per row
     (wanda), per matrix (magnitude, alps) or per column block (sparsegpt); nothing for N:M.
@@ -51,23 +56,25 @@ def prune(
     for block, statistics in walk(model, every, batches, gram=True, modified=True, description="prune"):
         for linear in block.linears:
             before, started = linear.module.weight.data.clone(), time.perf_counter()
-            target = _target(sparsities[linear.name], pattern)
-            gram = statistics[linear.name].gram
-            after = prune_weight(
-                before, gram, method=method, **target, block_size=COLUMN_BLOCK, damping=damping, factors=factors.of(linear, gram)
-            )
+            own = pattern if isinstance(pattern, str) else pattern[linear.name]
+            target, seen = _target(sparsities[linear.name], own), statistics[linear.name]
+            moves_bias = bias_refit and linear.module.bias is not None
+            gram, made = factors.of(linear, seen, moves_bias and method in ("sparsegpt", "alps"))
+            after = prune_weight(before, gram, method=method, **target, block_size=COLUMN_BLOCK, damping=damping, factors=made)
             linear.module.weight.data.copy_(after)
-            sparsity = _realised(linear, before, after, sparsities[linear.name], method, pattern)
+            if moves_bias:
+                linear.module.bias.data += ((before - after).to(seen.total) @ seen.total / seen.rows).to(before)
+            sparsity = _realised(linear, before, after, sparsities[linear.name], method, own)
             pruned.append(
                 PrunedLinear(
                     linear=linear.name,
                     block=block.name,
                     kind=linear.kind,
                     weights=before.numel(),
-                    token_rows=statistics[linear.name].rows,
+                    token_rows=seen.rows,
                     target_sparsity=sparsities[linear.name],
                     sparsity=sparsity,
-                    error=relative_output_error(before, after, gram),
+                    error=relative_output_error(before, after, seen.gram, seen.centred if moves_bias else None),
                     seconds=time.perf_counter() - started,
                 )
             )
@@ -75,20 +82,22 @@ def prune(
 
 
 class Shared:
-    """Factors of Gram matrices, made once for all linears that see the same inputs, and forgotten when other inputs come.
+    """Gram matrices and what a solver makes of them, once for all linears that see the same inputs, forgotten when other inputs come.
 
     The encoder's output, which every decoder block's cross-attention reads, is remembered beside the latest other inputs.
     """
 
     def __init__(self, method: str, damping: float):
         self.method, self.damping = method, damping
-        self.made: dict[bool, tuple[Tensor, Factors]] = {}
+        self.made: dict[tuple[bool, bool], tuple[Statistics, Tensor, Factors]] = {}
 
-    def of(self, linear: Linear, gram: Tensor) -> Factors:
-        slot = linear.inputs == "encoder output"
-        if slot not in self.made or self.made[slot][0] is not gram:
-            self.made[slot] = gram, factorise(gram, method=self.method, damping=self.damping)
-        return self.made[slot][1]
+    def of(self, linear: Linear, seen: Statistics, centred: bool) -> tuple[Tensor, Factors]:
+        """(Gram matrix, factors) of the inputs, or of the inputs minus their mean."""
+        slot = linear.inputs == "encoder output", centred
+        if slot not in self.made or self.made[slot][0] is not seen:
+            gram = seen.centred if centred else seen.gram
+            self.made[slot] = seen, gram, factorise(gram, method=self.method, damping=self.damping)
+        return self.made[slot][1:]
 
 
 def spread(every: Sequence[Block], per_block: Sequence[float]) -> dict[str, float]:
@@ -97,22 +106,28 @@ def spread(every: Sequence[Block], per_block: Sequence[float]) -> dict[str, floa
     return {linear.name: sparsity for block, sparsity in zip(prunable, per_block, strict=True) for linear in block.linears}
 
 
-def relative_output_error(before: Tensor, after: Tensor, gram: Tensor) -> float:
-    """‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖² from the Gram matrix XᵀX (in, in); 0 where the output was all zeros already."""
-    gram = gram.cpu().double()
+def relative_output_error(before: Tensor, after: Tensor, gram: Tensor, centred: Tensor | None = None) -> float:
+    """‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖² from the Gram matrix XᵀX (in, in); 0 where the output was all zeros already.
+
+    Give the Gram matrix of the `centred` inputs too where the bias takes up the mean of the difference.
+    """
+    energy = lambda weight, inputs: ((weight @ inputs.cpu().double()) * weight).sum().item()  # noqa: E731
     dense, change = before.cpu().double(), (before.cpu().double() - after.cpu().double())
-    scale = ((dense @ gram) * dense).sum().item()
-    return ((change @ gram) * change).sum().item() / scale if scale > 0 else 0.0
+    scale = energy(dense, gram)
+    return energy(change, gram if centred is None else centred) / scale if scale > 0 else 0.0
 
 
 def _target(sparsity: float, pattern: str) -> dict:
-    return {"sparsity": sparsity} if parse_pattern(pattern) is None else {"pattern": pattern}
+    kept, _, size = pattern.partition(":")
+    if kept == size:
+        return {"sparsity": 0.0}  # every input of every group is kept
+    return {"sparsity": sparsity} if pattern == "unstructured" else {"pattern": pattern}
 
 
 def _realised(linear: Linear, before: Tensor, after: Tensor, target: float, method: str, pattern: str) -> float:
     """The share of zeros in `after`, asserted; weights that were zero before may add to it, and half precision may round some to zero."""
     zeros, count, (rows, columns) = (after == 0).sum().item(), after.numel(), after.shape
-    group = parse_pattern(pattern)
+    group = None if target == 0 else parse_pattern(pattern)
     allowance = 0 if group else {"wanda": rows, "magnitude": 1, "alps": 1, "sparsegpt": -(-columns // COLUMN_BLOCK)}[method]
     wanted = (1 - group[0] / group[1] if group else target) * count
     extra = (before == 0).sum().item() + (count / 1000 if after.dtype != torch.float32 else 0)

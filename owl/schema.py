@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, computed_field, model_validator
 
-from owl.checks import check, check_pattern, if_null, one_of, parse_pattern, unique
+from owl.checks import check, check_pattern, if_null, one_of, parse_mixed, parse_pattern, unique
 from owl.paths import ROOT
 
 
@@ -22,7 +22,7 @@ Text = Annotated[str, check(lambda value: value.strip(), "must be a non-empty st
 Count = Annotated[int, check(lambda value: value >= 1, "must be a whole number of at least 1")]
 Names = Annotated[list[Text], unique()]
 Method = Annotated[str, one_of("magnitude", "wanda", "sparsegpt", "alps")]
-Allocation = Annotated[str, one_of("uniform", "owl", "owl-equal", later=("dlp", "alpha", "measured"))]
+Allocation = Annotated[str, one_of("uniform", "owl", "owl-equal", "dlp", "alpha", "measured")]
 Sparsity = Annotated[float, check(lambda value: 0 <= value < 1, "must be a fraction of at least 0 and below 1 such as 0.5")]
 Metric = Annotated[str, one_of("wer", "character_error_rate", aliases={"cer": "character_error_rate"})]
 Format = Annotated[str, one_of("hf", "onnx", later=("compact", "onnx-int8", "ct2", "ct2-int8"))]
@@ -84,6 +84,7 @@ class Pruning(Section):
     ] = "one_shot"
     pruning_iterations: Once = 1
     pruning_frequency: Once = 1
+    bias_refit: bool = False  # biases take up the mean of what pruning changed
     allocation: Allocation | None = None  # null: as apply_outlier_weighting and outlier_detection_method say
     recovery: Annotated[str, one_of("none", later=("blockwise", "distill"))] = "none"
     calibration: Calibration = Calibration()
@@ -99,8 +100,13 @@ class Pruning(Section):
         return self.pruning_pattern
 
     @property
+    def group_size(self) -> int | None:
+        """M of a mixed pattern "N:M", where every block has its own N; None for any other pattern."""
+        return parse_mixed(self.pruning_pattern)
+
+    @property
     def allocation_name(self) -> str:
-        """What is in effect: "uniform", "owl", "owl-equal" or "median"."""
+        """What is in effect: one of the allocations, or "median"."""
         if self.allocation is not None:
             return self.allocation
         return self.outlier_detection_method if self.apply_outlier_weighting else "uniform"
@@ -136,6 +142,11 @@ class Pruning(Section):
             raise ValueError(
                 f"pruning_pattern {self.pattern} gives every block the same sparsity, so the allocation cannot be "
                 f'{self.allocation_name}; set allocation to "uniform" (ALLOCATION=uniform) or the pattern to "unstructured"'
+            )
+        if self.group_size and self.allocation_name in ("measured", "median"):
+            raise ValueError(
+                f"pruning_pattern {self.pattern} takes one N per block, and {self.allocation_name} decides below blocks; "
+                'set allocation to "owl" (ALLOCATION=owl) or the pattern to "unstructured"'
             )
         if fixed and not isclose(self.sparsity, 1 - fixed[0] / fixed[1], abs_tol=1e-6):
             raise ValueError(

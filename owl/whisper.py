@@ -207,3 +207,13 @@ def run_block(block: Block, states: Tensor, encoder_output: Tensor | None = None
     rows = states.shape[1]
     causal = torch.full((rows, rows), torch.finfo(states.dtype).min, dtype=states.dtype, device=states.device).triu(1)
     return block.module(states, causal[None, None], encoder_output, use_cache=False)
+
+
+def finish_encoder(model: WhisperForConditionalGeneration, states: Tensor) -> Tensor:
+    """What the decoder attends to, from the last encoder block's output: (clips, frames, d) → the same shape."""
+    return model.model.encoder.layer_norm(states)
+
+
+def finish_decoder(model: WhisperForConditionalGeneration, states: Tensor) -> Tensor:
+    """Next-token logits from the last decoder block's output: (clips, tokens, d) → (clips, tokens, vocabulary)."""
+    return model.proj_out(model.model.decoder.layer_norm(states))

@@ -100,11 +100,11 @@ def test_owl_equal_and_outlier_ratios_equal_the_published_code(golden):
     [
         (dict(name="owls"), "unknown allocation 'owls'"),
         (dict(outlier_ratios=[]), "no blocks"),
-        (dict(weight_counts=[1]), "2 outlier ratios but 1 weight counts"),
+        (dict(weight_counts=[1]), "2 values but 1 weight counts"),
         (dict(outlier_ratios=[0.1, float("nan")]), "finite"),
         (dict(sparsity=1.0), "sparsity must be in"),
         (dict(sparsity=-0.1), "sparsity must be in"),
-        (dict(lam=-1), "lambda must not be negative"),
+        (dict(lam=-1), "lambda must be finite and not negative"),
     ],
 )
 def test_bad_input_is_refused_with_the_reason(change, words):

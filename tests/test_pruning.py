@@ -94,3 +94,18 @@ def test_a_solver_that_misses_its_target_is_caught(monkeypatch):
     monkeypatch.setattr(pruning, "prune_weight", lambda weight, *rest, **options: weight)
     with pytest.raises(AssertionError, match="weights are zero, but"):
         prune(tiny.make_model(), 0.5, method="wanda")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_refitted_bias_restores_the_mean_output(method):
+    """On the first block the inputs are the dense model's: the mean change of every output must vanish."""
+    model, dense = tiny.make_model(), tiny.make_model()
+    first = whisper.blocks(model)[:1]
+    pruning.prune(model, first, batches_of(model), pruning.spread(first, [0.6]), method=method, bias_refit=True)
+    for block, statistics in calibration.walk(dense, whisper.blocks(dense)[:1], batches_of(dense), gram=True, modified=False, description="dense"):
+        for before, after in zip(block.linears, first[0].linears):
+            if before.module.bias is None:
+                continue
+            seen = statistics[before.name]
+            change = (after.module.weight - before.module.weight).double() @ (seen.total / seen.rows)
+            assert torch.allclose(change, (before.module.bias - after.module.bias).double(), atol=1e-6)

@@ -1,0 +1,130 @@
+"""The measured allocation of a run: which clips measure, where the database is kept, and which candidate wins. The search is `owl.search`.
+
+The calibration clips are split: three of four give statistics and measurements, every fourth only judges. What wins there, among the
+solved budget, its evolved form and the heuristics, is the allocation; so it cannot lose to uniform or OWL on clips that no choice has seen.
+The final prune uses all clips again, like every other allocation's.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import load_file, save_file
+
+from owl import experiment, search
+from owl.config import Config
+from owl.paths import ROOT
+from owl.probe import Probe
+from owl.record import whole_folder
+from owl.whisper import Block, prompt_tokens
+
+JUDGE_EVERY = 4  # of so many calibration clips the last one judges
+MEASURING_CLIPS = 24  # at most so many clips measure units and candidates
+OFFSPRING = 24  # candidates of the evolutionary search
+CODE = ("alps", "calibration", "decoding", "measured", "probe", "search", "solvers", "whisper")  # modules that a database depends on
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The chosen sparsity by linear name, and how it came about."""
+
+    sparsities: dict[str, float]
+    winner: str
+    curves: pd.DataFrame  # unit, sparsity, kl (nats per token)
+    candidates: pd.DataFrame  # name, kl (on the measuring clips), held_out_kl
+    seconds_database: float  # of the process that built it
+    seconds_search: float
+
+
+def allocate(
+    config: Config, model, processor, every: Sequence[Block], labels: experiment.Labels, starts: Mapping[str, Sequence[float]]
+) -> Measured:
+    """Measure, solve, search and judge. `starts`: heuristics' sparsities per block with linears to prune."""
+    measuring, judging = split(labels)
+    database, seconds_database = database_of(config, model, processor, every, measuring)
+    started = time.perf_counter()
+    sizes = [unit.weights for unit in database.units]
+    named = {name: per_unit(database.units, every, values) for name, values in starts.items()}
+    named["budget"] = search.solve_budget(database.divergence, sizes, config.pruning.sparsity)
+    probe = probe_of(config, model, processor, every, first(measuring, MEASURING_CLIPS))
+    found = search.search(database, probe, named, offspring=OFFSPRING, seed=config.pruning.calibration.seed)
+    judge = probe_of(config, model, processor, every, judging)
+    rows = [one | {"held_out_kl": judge.divergence(search.assemble(database, one["sparsities"]))} for one in found]
+    best = min(rows, key=lambda row: row["held_out_kl"])
+    return Measured(
+        sparsities=search.by_linear(database.units, best["sparsities"]),
+        winner=best["name"],
+        curves=curves_of(database),
+        candidates=pd.DataFrame(rows)[["name", "kl", "held_out_kl"]],
+        seconds_database=seconds_database,
+        seconds_search=time.perf_counter() - started,
+    )
+
+
+def curves_of(database: search.Database) -> pd.DataFrame:
+    """What was measured: unit, sparsity, kl (nats per token)."""
+    return pd.DataFrame(
+        {"unit": unit.name, "sparsity": level, "kl": value}
+        for unit, row in zip(database.units, database.divergence)
+        for level, value in zip(search.LEVELS, row)
+    )
+
+
+def probe_of(config: Config, model, processor, every: Sequence[Block], chosen: experiment.Labels) -> Probe:
+    """A probe of the dense model on these clips."""
+    batches = experiment.calibration_batches(config, model, processor, chosen)
+    return Probe(model, every, batches, len(prompt_tokens(model, chosen.language)))
+
+
+def split(labels: experiment.Labels) -> tuple[experiment.Labels, experiment.Labels]:
+    """(clips that measure, clips that judge); of fewer than `JUDGE_EVERY` clips the last judges."""
+    count = len(labels.clips)
+    judges = [index for index in range(count) if index % JUDGE_EVERY == JUDGE_EVERY - 1] or [count - 1]
+    return pick(labels, [index for index in range(count) if index not in judges] or judges), pick(labels, judges)
+
+
+def pick(labels: experiment.Labels, chosen: Sequence[int]) -> experiment.Labels:
+    return replace(labels, clips=[labels.clips[i] for i in chosen], tokens=[labels.tokens[i] for i in chosen])
+
+
+def first(labels: experiment.Labels, count: int) -> experiment.Labels:
+    return pick(labels, range(min(count, len(labels.clips))))
+
+
+def per_unit(units: Sequence[search.Unit], every: Sequence[Block], per_block: Sequence[float]) -> list[float]:
+    """A block's sparsity for each of its units."""
+    by_block = dict(zip([block.name for block in every if block.linears], per_block, strict=True))
+    return [min(by_block[unit.block], search.LEVELS[-1]) for unit in units]
+
+
+def database_of(config: Config, model, processor, every: Sequence[Block], measuring: experiment.Labels) -> tuple[search.Database, float]:
+    """The database of this model, these clips and this solver, and the seconds it took: from `runs/.databases`, or built and kept there."""
+    folder = ROOT / "runs" / ".databases" / key_of(config, model, every, measuring)
+    if not folder.exists():
+        started = time.perf_counter()
+        probe = probe_of(config, model, processor, every, first(measuring, MEASURING_CLIPS))
+        batches = experiment.calibration_batches(config, model, processor, measuring)
+        built = search.build(model, every, batches, probe, method=config.pruning.method)
+        with whole_folder(folder) as target:
+            for level, weights in zip(search.LEVELS, built.weights):
+                save_file(weights, target / f"{level}.safetensors")
+            facts = {"divergence": built.divergence.tolist(), "seconds": time.perf_counter() - started}
+            (target / "divergence.json").write_text(json.dumps(facts), encoding="utf-8")
+    facts = json.loads((folder / "divergence.json").read_text(encoding="utf-8"))
+    device = next(model.parameters()).device.type
+    weights = [load_file(folder / f"{level}.safetensors", device=device) for level in search.LEVELS]
+    return search.Database(search.units(every), np.array(facts["divergence"]), weights), facts["seconds"]
+
+
+def key_of(config: Config, model, every: Sequence[Block], measuring: experiment.Labels) -> str:
+    """Hash of everything a database depends on."""
+    code = hashlib.blake2b(b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in CODE)).hexdigest()
+    names = [linear.name for block in every for linear in block.linears]
+    clips = [(clip.digest, list(tokens)) for clip, tokens in zip(measuring.clips, measuring.tokens)]
+    settings = [config.pruning.method, config.pruning.calibration.padding, str(next(model.parameters()).device)]
+    return experiment.digest(model, code, names, clips, settings)
