@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
-from transformers.modeling_outputs import BaseModelOutput
 
 from owl.data import RATE, Clip
-from owl.decoding import Decoder, encode, input_features
-from owl.whisper import prompt_tokens, window_samples
+from owl.decoding import Decoder
+from owl.teacher import divergence_rows, predictions, text_batches
+from owl.whisper import window_samples
 from owl.windows import split_at_silences
 
 
@@ -95,33 +93,11 @@ def read(path: Path) -> Transcription:
     return Transcription([Transcript(**line) for line in lines], head["seconds"])
 
 
-@torch.inference_mode()
-def next_token_logs(model, encoder_output: Tensor, tokens: Tensor, prompt: int) -> Tensor:
-    """Log probabilities of every text token and the end token after `tokens` (clips, width), (clips, width − prompt + 1, vocabulary)."""
-    states = BaseModelOutput(encoder_output)
-    return model(encoder_outputs=states, decoder_input_ids=tokens).logits[:, prompt - 1 :].float().log_softmax(-1)
-
-
-@torch.inference_mode()
 def divergence(dense, pruned, processor, clips: Sequence[Clip], *, language: str | None = None, batch_size: int = 16) -> list[dict]:
-    """Teacher-forced KL(dense ‖ pruned) in nats, per clip with text that fits one window: {"id", "kl" (sum over tokens), "tokens"}.
-
-    Both models read prompt + reference text; every position that predicts a text token or the end token counts.
-    """
-    usable = [clip for clip in clips if clip.text and len(clip.audio) <= window_samples(processor)]
-    prompt, limit, end = prompt_tokens(dense, language), dense.config.max_target_positions, dense.config.eos_token_id
-    usable.sort(key=lambda clip: len(clip.text))
+    """Teacher-forced KL(dense ‖ pruned) in nats, per clip with text that fits one window: {"id", "kl" (sum over tokens), "tokens"}."""
+    batches = list(text_batches(dense, processor, clips, language=language, batch_size=batch_size))
     rows = []
-    for start in tqdm(range(0, len(usable), batch_size), desc="divergence", unit="batch"):
-        part = usable[start : start + batch_size]
-        texts = [processor.tokenizer(clip.text, add_special_tokens=False).input_ids[: limit - len(prompt)] for clip in part]
-        width = max(len(text) for text in texts)
-        device = next(dense.parameters()).device
-        tokens = torch.tensor([[*prompt, *text, *[end] * (width - len(text))] for text in texts], device=device)
-        features = input_features(dense, processor, [clip.audio for clip in part])
-        logs = [next_token_logs(model, encode(model, features), tokens, len(prompt)) for model in (dense, pruned)]
-        each = (logs[0].exp() * (logs[0] - logs[1])).sum(-1)
-        for clip, text, values in zip(part, texts, each):
-            count = len(text) + 1
-            rows.append({"id": clip.id, "kl": values[:count].sum().item(), "tokens": count})
+    for batch in tqdm(batches, desc="divergence", unit="batch"):
+        logs = [predictions(model, processor, batch) for model in (dense, pruned)]
+        rows += divergence_rows(batch, *logs)
     return rows
