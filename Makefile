@@ -16,7 +16,7 @@ SPOKEN := $(if $(shell command -v espeak-ng),$(if $(shell command -v flite),00_d
 NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb))))
 TEMPLATES := $(shell find owl/templates -type f)
 
-.PHONY: help setup report pages test lab demo-model bench golden clean
+.PHONY: help setup report pages test lab demo-model sweep bench golden clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ demo-model: setup ## Re-create models/demo and data/demo from scratch: hours on 
 	$(PY) -m papermill --cwd notebooks --no-progress-bar --stderr-file - notebooks/00_demo_model.ipynb runs/demo-model/00_demo_model.ipynb \
 	  -r target models/demo -r clips data/demo -r work runs/demo-model -p evaluation_clips 160 -p calibration_clips 128 \
 	  -p training_clips 12000 -p steps 11000 -p second_steps 1600
+
+sweep: setup ## Models × methods × allocations × sparsities, then the comparison: SWEEP=configs/….json JOBS=2 SCHEDULER=tcp://…
+	@$(PY) -m owl.sweep $(or $(SWEEP),configs/sweep.json) --jobs $(or $(JOBS),1) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 bench: setup ## Measure speed, memory and choices side by side, as ratios: BENCH_CONFIG=… for another model
 	$(PY) -m benchmarks.bench $(or $(BENCH_CONFIG),$(CONFIG))

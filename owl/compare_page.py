@@ -1,0 +1,26 @@
+"""The page of a sweep: `05_comparison` executed and rendered, its tables beside it, all or nothing."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import papermill
+
+from owl.grid import folder_of, name_of
+from owl.paths import ROOT
+from owl.report import render_notebook, title_of, write as write_text
+
+NOTEBOOK = ROOT / "notebooks" / "05_comparison.ipynb"
+
+
+def write(sweep: str) -> Path:
+    """Returns the page's path from the repository root."""
+    name = name_of(sweep)
+    executed, target = folder_of(name) / "05_comparison.ipynb", ROOT / "reports" / f"sweep-{name}"
+    target.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(
+        str(NOTEBOOK), str(executed), {"sweep": os.path.abspath(sweep), "tables": str(target)}, cwd=str(NOTEBOOK.parent), progress_bar=False, kernel_name="python3"
+    )
+    notebook = nbformat.read(executed, as_version=4)
+    write_text(target / "index.html", render_notebook(notebook, title_of(notebook), ""))
+    return (target / "index.html").relative_to(ROOT)

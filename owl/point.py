@@ -1,0 +1,181 @@
+"""One point of a sweep: prune a copy of the dense model, transcribe, compare. What all points share is made once and kept on disk.
+
+Shared per model: the dense transcripts' errors and the teacher's predictions; per model and calibration seed: the calibration text and the
+outlier ratios. All are keyed by what they depend on.
+"""
+
+import copy
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from owl import analysis, calibration, decoding, evaluation, experiment, measured, outliers, pruning, whisper
+from owl.data import Dataset
+from owl.grid import Job
+from owl.intervals import wer_interval
+from owl.measures import kl_summary, pairs
+from owl.record import peak_rss_bytes, provenance
+from owl.scoring import clip_errors
+from owl.teacher import TextBatch, divergence_rows, predictions, text_batches
+
+CANDIDATES = ("uniform", "owl", "dlp", "alpha")  # heuristics that the measured allocation starts from
+
+
+@dataclass(frozen=True)
+class Heard:
+    """An evaluation dataset with the dense model's teacher-forced predictions for it."""
+
+    dataset: Dataset
+    normalizer: str
+    batches: list[TextBatch]
+    teacher: dict[str, Tensor]  # batch number → log probabilities
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything a job needs before its first point."""
+
+    model: object
+    processor: object
+    every: list[whisper.Block]
+    heard: list[Heard]
+    labels: experiment.Labels
+    guides: analysis.Guides
+
+
+def ready(job: Job) -> Ready:
+    """Load the model and what is shared; make what is not there yet."""
+    config = job.config_at(job.sparsities[0])
+    model, processor = experiment.load_model(config)
+    every, _ = whisper.select(whisper.blocks(model), config.pruning.target_modules, config.pruning.excluded_modules)
+    datasets = experiment.evaluation_sets(config)
+    heard = [_heard(job, config, model, processor, dataset) for dataset in datasets]
+    calibrated = experiment.calibration_set(config, datasets)
+    facts = _kept(job.folder / f"calibration-{job.model}-seed{job.seed}", model, [clip.digest for clip in calibrated.clips], config, lambda: _listen(config, model, processor, every, calibrated))
+    labels = experiment.saved_labels(calibrated, facts["clips"])
+    guides = analysis.Guides(
+        [block for block in every if block.linears],
+        facts["outlier_ratios"],
+        facts["medians"],
+        config.pruning.outlier_hyper_lambda,
+        config.pruning.outlier_hyper_m,
+    )
+    return Ready(model, processor, every, heard, labels, guides)
+
+
+def measure(job: Job, shared: Ready, sparsity: float) -> dict:
+    """Make one point and keep it, whole or not at all."""
+    config = job.config_at(sparsity)
+    sparsities, seconds, detail = _allocation(config, shared)
+    pruned, started = copy.deepcopy(shared.model), time.perf_counter()
+    every, _ = whisper.select(whisper.blocks(pruned), config.pruning.target_modules, config.pruning.excluded_modules)
+    batches = experiment.calibration_batches(config, pruned, shared.processor, shared.labels)
+    rows = pruning.prune(pruned, every, batches, sparsities, method=job.method, pattern=config.pruning.pattern)
+    took = time.perf_counter() - started
+    prunable, parameters = whisper.weight_counts(pruned, every)
+    zeros = whisper.zero_count(every)
+    result = {
+        **{key: getattr(job, key) for key in ("model", "method", "allocation", "seed")},
+        "sparsity": sparsity,
+        "recovery": "none",
+        "sparsity_prunable": zeros / prunable,
+        "sparsity_model": zeros / parameters,
+        "seconds_prune": took,
+        "seconds_allocation": seconds,
+        "measured": detail,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "blocks": dict(zip((block.name for block in shared.guides.blocks), analysis.per_block(shared.guides.blocks, sparsities))),
+        "layers": [{"linear": row.linear, "kind": row.kind, "sparsity": row.sparsity, "error": row.error} for row in rows],
+        "datasets": [_score(config, pruned, shared.processor, one) for one in shared.heard],
+        "digest": config.digest(),
+        "provenance": provenance(config),
+    }
+    _write(job.path(sparsity), result)
+    return result
+
+
+def _allocation(config, shared: Ready) -> tuple[dict[str, float], float, dict | None]:
+    """(sparsity by linear, seconds, how it was measured)."""
+    started = time.perf_counter()
+    if config.pruning.allocation_name != "measured":
+        return analysis.chosen_sparsities(config, shared.guides), time.perf_counter() - started, None
+    starts = {name: shared.guides.sparsities(name, config.pruning.sparsity) for name in CANDIDATES}
+    found = measured.allocate(config, shared.model, shared.processor, shared.every, shared.labels, starts)
+    detail = {"winner": found.winner, "candidates": found.candidates.to_dict("records"), "seconds_database": found.seconds_database}
+    return found.sparsities, found.seconds_search, detail
+
+
+def _score(config, model, processor, heard: Heard) -> dict:
+    """Errors per clip, WER with its interval, and divergence of one model on one dataset."""
+    dataset, settings = heard.dataset, config.evaluation
+    decode = decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=settings.max_new_tokens)
+    said = evaluation.transcribe(decode, processor, dataset.clips, batch_size=settings.batch_size, description=dataset.name)
+    errors, words = clip_errors(*pairs(said), heard.normalizer)
+    speakers = [one.speaker for one in said.transcripts]
+    kl = [
+        row
+        for index, batch in enumerate(heard.batches)
+        for row in divergence_rows(batch, heard.teacher[str(index)], predictions(model, processor, batch))
+    ]
+    return {
+        "name": dataset.name,
+        "wer": float(errors.sum() / max(1, words.sum())),
+        "wer_interval": list(wer_interval(errors, words, speakers)),
+        "errors": errors.tolist(),
+        "words": words.tolist(),
+        "speakers": speakers,
+        "cap_hits": said.cap_hits,
+        "kl": kl_summary(kl),
+        "kl_clips": [{"kl": row["kl"], "tokens": row["tokens"]} for row in kl],
+    }
+
+
+def _heard(job: Job, config, model, processor, dataset: Dataset) -> Heard:
+    """The dataset with the dense model's predictions, from disk or made now; its dense score is kept beside them."""
+    settings = config.evaluation
+    batches = list(text_batches(model, processor, dataset.clips, language=dataset.language, batch_size=settings.batch_size))
+    stem = job.folder / f"dense-{job.model}-{experiment.slug(dataset.name)}"
+    normalizer = experiment.normalizer_of(config, model, dataset)
+    key = experiment.digest(model, [clip.digest for clip in dataset.clips], settings.model_dump(mode="json"))
+    path, logs = stem.with_suffix(".json"), stem.with_name(f"{stem.name}-{key}.safetensors")
+    if not (logs.exists() and path.exists()):
+        logs.parent.mkdir(parents=True, exist_ok=True)
+        teacher = {str(index): predictions(model, processor, batch) for index, batch in enumerate(batches)}
+        temporary = logs.with_suffix(f".{job.name}.tmp")
+        save_file(teacher, temporary)
+        temporary.replace(logs)
+        _write(path, {"model": job.model, **_score(config, model, processor, Heard(dataset, normalizer, batches, teacher))})
+    return Heard(dataset, normalizer, batches, load_file(logs))
+
+
+def _listen(config, model, processor, every, dataset: Dataset) -> dict:
+    """Calibration text and what the allocations go by, of the dense model."""
+    labels = experiment.calibration_labels(config, model, processor, dataset)
+    batches = experiment.calibration_batches(config, model, processor, labels)
+    ratios, medians = [], []
+    for block, statistics in calibration.walk(model, every, batches, gram=False, modified=False, description="outliers"):
+        if block.linears:
+            scores = analysis.pooled_scores(block, statistics)
+            ratios.append(outliers.outlier_ratio(scores, config.pruning.outlier_hyper_m))
+            medians.append(scores.median().item())
+    clips = [{"id": clip.id, "tokens": tokens} for clip, tokens in zip(labels.clips, labels.tokens)]
+    return {"clips": clips, "outlier_ratios": ratios, "medians": medians}
+
+
+def _kept(stem: Path, model, clips: list[str], config, make) -> dict:
+    """The JSON that `make` returns, kept under a key of model, clips and calibration settings."""
+    path = stem.with_name(f"{stem.name}-{experiment.digest(model, clips, config.pruning.calibration.model_dump(mode='json'))}.json")
+    if not path.exists():
+        _write(path, make())
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, data: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(data, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
