@@ -188,10 +188,10 @@ def valid_frames(samples: int, model: WhisperForConditionalGeneration) -> int:
 
 
 def embed_audio(model: WhisperForConditionalGeneration, features: Tensor) -> Tensor:
-    """What the first encoder block sees: (clips, mel bins, 2·frames) → (clips, frames, d)."""
+    """What the first encoder block sees: (clips, mel bins, 2·frames) → (clips, frames, d); fewer frames than the window are its start."""
     encoder = model.model.encoder
     states = F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).transpose(1, 2)
-    return states + encoder.embed_positions.weight
+    return states + encoder.embed_positions.weight[: states.shape[1]]
 
 
 def embed_text(model: WhisperForConditionalGeneration, tokens: Tensor) -> Tensor:
@@ -207,3 +207,21 @@ def run_block(block: Block, states: Tensor, encoder_output: Tensor | None = None
     rows = states.shape[1]
     causal = torch.full((rows, rows), torch.finfo(states.dtype).min, dtype=states.dtype, device=states.device).triu(1)
     return block.module(states, causal[None, None], encoder_output, use_cache=False)
+
+
+def teacher_forced(model: WhisperForConditionalGeneration, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(encoder output (clips, frames, d), decoder output (clips, tokens, d), logits (clips, tokens, vocabulary)), with gradients.
+
+    Unlike the model's own forward it takes a window of any even number of mel frames.
+    """
+    audio, text = embed_audio(model, features), embed_text(model, tokens)
+    every = blocks(model)
+    for block in every:
+        if not block.in_decoder:
+            audio = run_block(block, audio)
+    audio = model.model.encoder.layer_norm(audio)
+    for block in every:
+        if block.in_decoder:
+            text = run_block(block, text, audio)
+    text = model.model.decoder.layer_norm(text)
+    return audio, text, model.proj_out(text)

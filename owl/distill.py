@@ -1,0 +1,161 @@
+"""Distillation: the whole pruned model trained to its dense teacher, masks frozen, nothing labelled.
+
+The teacher reads the same audio and the same text and its distribution over the next token is the target, so changed audio (speed, gain,
+noise) is as good an example as recorded audio. The loss is KL(teacher ‖ student) per token, and the relative error of the encoder's and
+of the decoder's output, which reach every weight more directly (hidden states as in DistilBERT, arXiv 1910.01108, and TinyBERT, 1909.10351).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from owl import training
+from owl.examples import Example, Padded, altered, order, pad
+from owl.whisper import Block, teacher_forced
+
+ENCODER_WEIGHT, DECODER_WEIGHT = 1.0, 1.0  # of the relative errors beside the KL
+FULL_EVERY = 5  # every fifth batch sees the full window, as transcription does
+EVALUATIONS = 20  # looks at the held-out clips per training
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a training came to. `curve` rows are {"step", "minutes", "kl"} on held-out clips, row 0 before the first step."""
+
+    steps: int
+    seconds: float
+    curve: list[dict]
+
+    @property
+    def kl_before(self) -> float:
+        return self.curve[0]["kl"]
+
+    @property
+    def kl_after(self) -> float:
+        """Of the weights that were kept: the best of the curve."""
+        return min(row["kl"] for row in self.curve)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A padded batch and what the teacher makes of it."""
+
+    batch: Padded
+    audio: Tensor  # (clips, frames, d)
+    text: Tensor  # (clips, width, d)
+    logs: Tensor  # (counted positions, vocabulary) log probabilities
+
+
+@torch.no_grad()
+def target(teacher, batch: Padded) -> Target:
+    """The dense teacher's states and distributions on a batch."""
+    audio, text, logits = teacher_forced(teacher, batch.features.to(next(teacher.parameters())), batch.tokens)
+    return Target(batch, audio.float(), text.float(), logits[batch.counted].float().log_softmax(-1))
+
+
+def losses(student, wanted: Target) -> tuple[Tensor, Tensor, Tensor]:
+    """(KL summed over the counted tokens, relative error of the encoder's output, of the decoder's output)."""
+    batch = wanted.batch
+    audio, text, logits = teacher_forced(student, batch.features.to(next(student.parameters())), batch.tokens)
+    logs = logits[batch.counted].float().log_softmax(-1)
+    kl = (wanted.logs.exp() * (wanted.logs - logs)).sum()
+    return kl, relative_error(audio, wanted.audio, batch.frames), relative_error(text, wanted.text, batch.counted)
+
+
+def relative_error(states: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
+    """‖a − b‖² / ‖b‖² over the `rows` (clips, positions) of two (clips, positions, d)."""
+    return (states[rows].float() - wanted[rows]).square().sum() / wanted[rows].square().sum()
+
+
+@torch.no_grad()
+def divergence(student, held_out: Sequence[Target]) -> float:
+    """KL(teacher ‖ student) in nats per token."""
+    return sum(losses(student, one)[0].item() for one in held_out) / sum(int(one.batch.counted.sum()) for one in held_out)
+
+
+def lessons(teacher, processor, examples: Sequence[Example], *, language: str | None, batch_size: int) -> list[Target]:
+    """The examples as they are, in full windows, with the teacher's answers: what `divergence` is measured on."""
+    parts = [examples[start : start + batch_size] for start in range(0, len(examples), batch_size)]
+    return [target(teacher, pad(teacher, processor, part, language=language, crop=False)) for part in parts]
+
+
+def distill(
+    student,
+    teacher,
+    processor,
+    every: Sequence[Block],
+    examples: Sequence[Example],
+    held_out: Sequence[Target],
+    *,
+    language: str | None,
+    rate: float,
+    batch_size: int,
+    seed: int,
+    minutes: float | None = None,
+    steps: int | None = None,
+    state_file: Path | None = None,
+    key: str = "",
+    save_every: float = 60.0,
+) -> Course:
+    """Train the blocks `every` of `student` in place for `steps`, or else `minutes`; the weights of the best held-out KL are kept.
+
+    With a `state_file` the state is written every `save_every` seconds, resumed by a later call with the same `key`, and removed at
+    the end. With `steps` the result depends on nothing but the arguments, interrupted or not.
+    """
+    parameters, pruned = training.trainable(every), training.masks(every)
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
+    state = _resume(state_file, key, parameters, optimiser) or _start(student, parameters, held_out)
+    began, saved = time.monotonic() - state["seconds"], time.monotonic()
+    per_epoch = len(order([0] * len(examples), batch_size, 0, 0))
+    lengths = [len(one.audio) for one in examples]
+    bar = tqdm(total=steps, initial=state["step"], desc="distill", unit="step")
+    while (progress := _progress(state, minutes, steps)) < 1:
+        number = state["step"]
+        chosen = order(lengths, batch_size, seed, number // per_epoch)[number % per_epoch]
+        heard = altered([examples[index] for index in chosen], processor, seed, number)
+        wanted = target(teacher, pad(teacher, processor, heard, language=language, crop=number % FULL_EVERY != 0))
+        kl, audio, text = losses(student, wanted)
+        loss = kl / wanted.batch.counted.sum() + ENCODER_WEIGHT * audio + DECODER_WEIGHT * text
+        training.step(optimiser, loss, pruned, training.learning_rate(rate, progress))
+        state["step"], state["seconds"] = number + 1, time.monotonic() - began
+        bar.update()
+        if int(EVALUATIONS * _progress(state, minutes, steps)) > int(EVALUATIONS * progress):
+            _look(state, student, parameters, held_out)
+            bar.set_postfix(held_out_kl=f"{state['curve'][-1]['kl']:.4f}")
+        if state_file and time.monotonic() - saved >= save_every:
+            training.save_state(state_file, key, state | {"now": training.snapshot(parameters), "optimiser": optimiser.state_dict()})
+            saved = time.monotonic()
+    bar.close()
+    training.restore(parameters, state["best"])
+    if state_file:
+        state_file.unlink(missing_ok=True)
+    return Course(state["step"], state["seconds"], state["curve"])
+
+
+def _progress(state: dict, minutes: float | None, steps: int | None) -> float:
+    return state["step"] / steps if steps is not None else state["seconds"] / (60 * minutes)
+
+
+def _start(student, parameters: Sequence[nn.Parameter], held_out: Sequence[Target]) -> dict:
+    curve = [{"step": 0, "minutes": 0.0, "kl": divergence(student, held_out)}]
+    return {"step": 0, "seconds": 0.0, "curve": curve, "best": training.snapshot(parameters)}
+
+
+def _look(state: dict, student, parameters: Sequence[nn.Parameter], held_out: Sequence[Target]) -> None:
+    kl = divergence(student, held_out)
+    if kl < min(row["kl"] for row in state["curve"]):
+        state["best"] = training.snapshot(parameters)
+    state["curve"].append({"step": state["step"], "minutes": state["seconds"] / 60, "kl": kl})
+
+
+def _resume(path: Path | None, key: str, parameters: Sequence[nn.Parameter], optimiser: torch.optim.Optimizer) -> dict | None:
+    state = training.load_state(path, key) if path else None
+    if state is not None:
+        training.restore(parameters, state.pop("now"))
+        optimiser.load_state_dict(state.pop("optimiser"))
+    return state
