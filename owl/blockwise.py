@@ -5,8 +5,8 @@ model's inputs, so it also repairs what earlier blocks broke (EBFT, Guo et al., 
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -47,33 +47,36 @@ def recover_blocks(
     epochs: int,
     rate: float,
     seed: int,
-) -> list[RecoveredBlock]:
-    """Train every block of `student` (`every`) to its dense counterpart (`dense`) in place; batches of clips as from `owl.calibration.prepare`.
+) -> Iterator[RecoveredBlock]:
+    """Train every block of `student` (`every`) to its dense counterpart (`dense`) in place, and yield what came of it, block by block.
 
+    `batches` and `held_out` are clips as from `owl.calibration.prepare`; they are left as they are.
     Adam with a cosine to zero over `epochs` passes; after each pass the held-out error is looked at and the best weights are kept, the
     first ones included: no block ends with a higher held-out error than it began with.
     """
-    train, check = ([Pair(_own(batch), _own(batch)) for batch in part] for part in (batches, held_out))
-    rows = []
+    precision = next(teacher.parameters()).dtype
+    train, check = ([Pair(_own(batch), _own(batch, precision)) for batch in part] for part in (batches, held_out))
     for index, (block, wanted) in enumerate(tqdm(list(zip(every, dense, strict=True)), desc="blockwise", unit="block")):
         if block.in_decoder and not every[index - 1].in_decoder:
             _finish_encoder(student, teacher, [*train, *check])
         with torch.no_grad():
             for pair in [*train, *check]:
                 _store(wanted, pair.teacher, _forward(wanted, pair.teacher))
-        rows.append(_recover_block(block, train, check, epochs=epochs, rate=rate, seed=seed + index))
+        row = _recover_block(block, train, check, epochs=epochs, rate=rate, seed=seed + index)
         with torch.no_grad():
             for pair in [*train, *check]:
                 _store(block, pair.student, _forward(block, pair.student))
-    return rows
+        yield row
 
 
 def _recover_block(block: Block, train: Sequence[Pair], check: Sequence[Pair], *, epochs: int, rate: float, seed: int) -> RecoveredBlock:
-    started, total = time.perf_counter(), epochs * len(train)
+    started = time.perf_counter()
     parameters, pruned = training.trainable([block]), training.masks([block])
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
     draw = torch.Generator().manual_seed(seed)
     errors, best = [_error(block, check)], training.snapshot(parameters)
+    epochs = epochs if errors[0] > 0 else 0  # a block that nothing changed has nothing to learn
+    total = epochs * len(train)
     for epoch in range(epochs):
         for number, index in enumerate(torch.randperm(len(train), generator=draw).tolist()):
             off, scale = _distance(block, train[index])
@@ -98,9 +101,10 @@ def _distance(block: Block, pair: Pair) -> tuple[Tensor, Tensor]:
     return (_forward(block, pair.student)[rows].float() - wanted).square().sum(), wanted.square().sum()
 
 
-def _own(batch: Batch) -> Batch:
-    """The batch with states that autograd may use: `prepare` makes them in inference mode."""
-    return replace(batch, audio=batch.audio.clone(), text=batch.text.clone())
+def _own(batch: Batch, precision: torch.dtype = torch.float32) -> Batch:
+    """A copy that autograd may use: `prepare` makes its tensors in inference mode."""
+    audio, text = (states.clone().to(precision) for states in (batch.audio, batch.text))
+    return Batch(audio, batch.audio_rows.clone(), text, batch.text_rows.clone())
 
 
 def _forward(block: Block, batch: Batch) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from owl import training
-from owl.examples import Example, Padded, altered, order, pad
+from owl.examples import Example, Padded, altered, batches_per_pass, order, pad
 from owl.whisper import Block, teacher_forced
 
 ENCODER_WEIGHT, DECODER_WEIGHT = 1.0, 1.0  # of the relative errors beside the KL
@@ -111,14 +111,14 @@ def distill(
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
     state = _resume(state_file, key, parameters, optimiser) or _start(student, parameters, held_out)
     began, saved = time.monotonic() - state["seconds"], time.monotonic()
-    per_epoch = len(order([0] * len(examples), batch_size, 0, 0))
+    per_epoch = batches_per_pass(len(examples), batch_size)
     lengths = [len(one.audio) for one in examples]
     bar = tqdm(total=steps, initial=state["step"], desc="distill", unit="step")
     while (progress := _progress(state, minutes, steps)) < 1:
         number = state["step"]
         chosen = order(lengths, batch_size, seed, number // per_epoch)[number % per_epoch]
         heard = altered([examples[index] for index in chosen], processor, seed, number)
-        wanted = target(teacher, pad(teacher, processor, heard, language=language, crop=number % FULL_EVERY != 0))
+        wanted = target(teacher, pad(student, processor, heard, language=language, crop=number % FULL_EVERY != 0))
         kl, audio, text = losses(student, wanted)
         loss = kl / wanted.batch.counted.sum() + ENCODER_WEIGHT * audio + DECODER_WEIGHT * text
         training.step(optimiser, loss, pruned, training.learning_rate(rate, progress))

@@ -46,6 +46,11 @@ def order(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[list
     return [batches[index] for index in draw.permutation(len(batches))]
 
 
+def batches_per_pass(count: int, size: int) -> int:
+    """How many batches `order` makes of `count` examples."""
+    return -(-count // size)
+
+
 def altered(examples: Sequence[Example], processor, seed: int, step: int) -> list[Example]:
     """The examples with augmented audio; clip and step decide how."""
     limit = window_samples(processor)
