@@ -16,6 +16,8 @@ from owl import training
 from owl.calibration import Batch
 from owl.whisper import Block, run_block
 
+RATE = 1e-3  # a good peak learning rate of Adam for blocks of any width we tried (128)
+
 
 @dataclass(frozen=True)
 class RecoveredBlock:

@@ -1,13 +1,13 @@
 """Distillation: the whole pruned model trained to its dense teacher, masks frozen, nothing labelled.
 
 The teacher reads the same audio and the same text and its distribution over the next token is the target, so changed audio (speed, gain,
-noise) is as good an example as recorded audio. The loss is KL(teacher ‖ student) per token, and the relative error of the encoder's and
-of the decoder's output, which reach every weight more directly (hidden states as in DistilBERT, arXiv 1910.01108, and TinyBERT, 1909.10351).
+noise) is as good an example as recorded audio. The loss is KL(teacher ‖ student) per token plus the relative error of the hidden states
+after every block, which reaches each weight more directly (TinyBERT, arXiv 1909.10351).
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,9 @@ from owl import training
 from owl.examples import Example, Padded, altered, batches_per_pass, order, pad
 from owl.whisper import Block, teacher_forced
 
-ENCODER_WEIGHT, DECODER_WEIGHT = 1.0, 1.0  # of the relative errors beside the KL
+RATE = 3e-4  # peak learning rate after a blockwise recovery; three times as much undoes that first
+HIDDEN_WEIGHT = 1.0  # of the mean relative error of a stack's states, beside the KL
+STACKS = {"encoder", "decoder"}  # the states that two models of different depth share
 FULL_EVERY = 5  # every fifth batch sees the full window, as transcription does
 EVALUATIONS = 20  # looks at the held-out clips per training
 
@@ -46,42 +48,53 @@ class Target:
     """A padded batch and what the teacher makes of it."""
 
     batch: Padded
-    audio: Tensor  # (clips, frames, d)
-    text: Tensor  # (clips, width, d)
+    states: dict[str, Tensor]  # as from `owl.whisper.teacher_forced`
     logs: Tensor  # (counted positions, vocabulary) log probabilities
+
+
+def answer(model, batch: Padded) -> tuple[dict[str, Tensor], Tensor]:
+    """(states as from `owl.whisper.teacher_forced`, log probabilities (counted positions, vocabulary)) of a model on a batch."""
+    states, logits = teacher_forced(model, batch.features.to(next(model.parameters())), batch.tokens)
+    return states, logits[batch.counted].float().log_softmax(-1)
 
 
 @torch.no_grad()
 def target(teacher, batch: Padded) -> Target:
-    """The dense teacher's states and distributions on a batch."""
-    audio, text, logits = teacher_forced(teacher, batch.features.to(next(teacher.parameters())), batch.tokens)
-    return Target(batch, audio.float(), text.float(), logits[batch.counted].float().log_softmax(-1))
+    """The dense teacher's answer."""
+    return Target(batch, *answer(teacher, batch))
 
 
-def losses(student, wanted: Target) -> tuple[Tensor, Tensor, Tensor]:
-    """(KL summed over the counted tokens, relative error of the encoder's output, of the decoder's output)."""
+def losses(student, wanted: Target) -> tuple[Tensor, Tensor]:
+    """(KL summed over the counted tokens, relative error of the hidden states: the encoder's mean plus the decoder's mean)."""
     batch = wanted.batch
-    audio, text, logits = teacher_forced(student, batch.features.to(next(student.parameters())), batch.tokens)
-    logs = logits[batch.counted].float().log_softmax(-1)
+    states, logs = answer(student, batch)
     kl = (wanted.logs.exp() * (wanted.logs - logs)).sum()
-    return kl, relative_error(audio, wanted.audio, batch.frames), relative_error(text, wanted.text, batch.counted)
+    shared = states.keys() if states.keys() == wanted.states.keys() else STACKS
+    hidden = torch.zeros((), device=kl.device)
+    for stack, rows in (("encoder", batch.frames), ("decoder", batch.counted)):
+        names = [name for name in shared if name.startswith(stack)]
+        hidden = hidden + sum(relative_error(states[name], wanted.states[name], rows) for name in names) / len(names)
+    return kl, hidden
 
 
 def relative_error(states: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
     """‖a − b‖² / ‖b‖² over the `rows` (clips, positions) of two (clips, positions, d)."""
-    return (states[rows].float() - wanted[rows]).square().sum() / wanted[rows].square().sum()
+    wanted = wanted[rows].float()
+    return (states[rows].float() - wanted).square().sum() / wanted.square().sum()
 
 
 @torch.no_grad()
 def divergence(student, held_out: Sequence[Target]) -> float:
     """KL(teacher ‖ student) in nats per token."""
-    return sum(losses(student, one)[0].item() for one in held_out) / sum(int(one.batch.counted.sum()) for one in held_out)
+    answers = [(wanted.logs, answer(student, wanted.batch)[1]) for wanted in held_out]
+    return sum((logs.exp() * (logs - own)).sum().item() for logs, own in answers) / sum(len(logs) for logs, _ in answers)
 
 
 def lessons(teacher, processor, examples: Sequence[Example], *, language: str | None, batch_size: int) -> list[Target]:
-    """The examples as they are, in full windows, with the teacher's answers: what `divergence` is measured on."""
+    """What `divergence` is measured on: the examples as they are, in full windows, with the teacher's probabilities (states are not kept)."""
     parts = [examples[start : start + batch_size] for start in range(0, len(examples), batch_size)]
-    return [target(teacher, pad(teacher, processor, part, language=language, crop=False)) for part in parts]
+    padded = [pad(teacher, processor, part, language=language, crop=False) for part in parts]
+    return [replace(target(teacher, batch), states={}) for batch in padded]
 
 
 def distill(
@@ -119,8 +132,8 @@ def distill(
         chosen = order(lengths, batch_size, seed, number // per_epoch)[number % per_epoch]
         heard = altered([examples[index] for index in chosen], processor, seed, number)
         wanted = target(teacher, pad(student, processor, heard, language=language, crop=number % FULL_EVERY != 0))
-        kl, audio, text = losses(student, wanted)
-        loss = kl / wanted.batch.counted.sum() + ENCODER_WEIGHT * audio + DECODER_WEIGHT * text
+        kl, hidden = losses(student, wanted)
+        loss = kl / wanted.batch.counted.sum() + HIDDEN_WEIGHT * hidden
         training.step(optimiser, loss, pruned, training.learning_rate(rate, progress))
         state["step"], state["seconds"] = number + 1, time.monotonic() - began
         bar.update()

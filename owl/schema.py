@@ -85,10 +85,10 @@ class Pruning(Section):
     pruning_frequency: Count = 1  # recovery passes over the calibration clips between two rounds; the last round gets the whole recovery
     allocation: Allocation | None = None  # null: as apply_outlier_weighting and outlier_detection_method say
     recovery: Annotated[str, one_of("none", "blockwise", "distill")] = "none"
-    recovery_minutes: Positive = 5.0  # of distill
+    recovery_minutes: Positive = 5.0  # of distill, after its blockwise beginning
     recovery_steps: Count | None = None  # of distill: this many instead of minutes, the same bits every time
-    recovery_epochs: Count = 10  # of blockwise: passes over the calibration clips per block
-    recovery_learning_rate: Positive = 1e-3  # at its peak
+    recovery_epochs: Count = 6  # of blockwise, with which distill begins too: passes over the calibration clips per block
+    recovery_learning_rate: Positive | None = None  # at its peak; null: 1e-3 for blockwise, 3e-4 for distill
     recovery_batch_size: Count = 8  # clips
     calibration: Calibration = Calibration()
 

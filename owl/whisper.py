@@ -209,19 +209,19 @@ def run_block(block: Block, states: Tensor, encoder_output: Tensor | None = None
     return block.module(states, causal[None, None], encoder_output, use_cache=False)
 
 
-def teacher_forced(model: WhisperForConditionalGeneration, features: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(encoder output (clips, frames, d), decoder output (clips, tokens, d), logits (clips, tokens, vocabulary)), with gradients.
+def teacher_forced(model: WhisperForConditionalGeneration, features: Tensor, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """(states, logits (clips, tokens, vocabulary)), with gradients; unlike the model's own forward for any even number of mel frames.
 
-    Unlike the model's own forward it takes a window of any even number of mel frames.
+    `states`: what each block puts out, by the block's name, and the two stacks' normed outputs "encoder" and "decoder", (clips, rows, d).
     """
-    audio, text = embed_audio(model, features), embed_text(model, tokens)
+    audio, text, states = embed_audio(model, features), embed_text(model, tokens), {}
     every = blocks(model)
     for block in every:
         if not block.in_decoder:
-            audio = run_block(block, audio)
-    audio = model.model.encoder.layer_norm(audio)
+            states[block.name] = audio = run_block(block, audio)
+    states["encoder"] = audio = model.model.encoder.layer_norm(audio)
     for block in every:
         if block.in_decoder:
-            text = run_block(block, text, audio)
-    text = model.model.decoder.layer_norm(text)
-    return audio, text, model.proj_out(text)
+            states[block.name] = text = run_block(block, text, audio)
+    states["decoder"] = text = model.model.decoder.layer_norm(text)
+    return states, model.proj_out(text)
