@@ -23,6 +23,15 @@ EXAMPLES = [examples.Example(clip.audio, tokens) for clip, tokens in zip(CLIPS, 
 PROCESSOR = tiny.make_processor()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Thousands of steps on tiny tensors: two threads that wait for each other on a busy machine take minutes instead of seconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def batches(model, chosen):
     clips, texts = CLIPS[chosen], TEXTS[chosen]
     return calibration.prepare(model, PROCESSOR, clips, texts, language=None, padding="exclude", batch_size=4)
