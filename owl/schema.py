@@ -88,7 +88,7 @@ class Pruning(Section):
     recovery_minutes: Positive = 5.0  # of distill, after its blockwise beginning
     recovery_steps: Count | None = None  # of distill: this many instead of minutes, the same bits every time
     recovery_epochs: Count = 6  # of blockwise, with which distill begins too: passes over the calibration clips per block
-    recovery_learning_rate: Positive | None = None  # at its peak; null: 1e-3 for blockwise, 3e-4 for distill
+    recovery_learning_rate: Positive | None = None  # at its peak; null: 1e-3 for blockwise, 2e-4 for distill
     recovery_batch_size: Count = 8  # clips
     calibration: Calibration = Calibration()
 
