@@ -11,7 +11,7 @@ export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 export PYTHONWARNINGS := ignore:IProgress
 
-OVERRIDES := SPARSITY METHOD ALLOCATION PATTERN MODEL SAMPLES DEVICE FORMATS
+OVERRIDES := SPARSITY METHOD ALLOCATION PATTERN MODEL SAMPLES DEVICE FORMATS RECOVERY MINUTES
 SPOKEN := $(if $(shell command -v espeak-ng),$(if $(shell command -v flite),00_demo_model))
 NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb))))
 TEMPLATES := $(shell find owl/templates -type f)

@@ -29,8 +29,11 @@ OVERRIDES = {  # name on the make line, in lower case → the key that it sets
     "samples": "evaluation.datasets[].max_samples",
     "device": "hardware.device",
     "formats": "output.formats",
+    "recovery": "pruning.recovery",
+    "minutes": "pruning.recovery_minutes",
 }
 PARSERS = {
+    "minutes": (float, "not a number; use minutes such as 5"),
     "sparsity": (float, "not a number; use a fraction such as 0.5"),
     "samples": (int, "not a whole number; use a count of clips such as 20"),
     "formats": (lambda text: [part.strip() for part in text.split(",") if part.strip()], "not a list; use e.g. hf,onnx"),
@@ -75,7 +78,7 @@ def load_resolved(path: str | os.PathLike) -> Config:
 
 
 def run_name(path: str | os.PathLike, config: Config, overrides: Mapping[str, object] | None = None) -> str:
-    """Default name of a run, safe as a file name and in make: `demo-wanda-owl-s0.5`, with 2:4 written 2-4 and 20 samples n20."""
+    """Default name of a run, safe as a file name and in make: `demo-wanda-owl-s0.5`, with 2:4 written 2-4, 20 samples n20 and 5 minutes m5."""
     given = _parse_overrides(overrides or {})
     parts = [Path(path).stem, config.pruning.method, config.pruning.allocation_name]
     if "model" in given:
@@ -83,6 +86,12 @@ def run_name(path: str | os.PathLike, config: Config, overrides: Mapping[str, ob
     if config.pruning.pattern != "unstructured":
         parts.append(config.pruning.pattern)
     parts.append(f"s{config.pruning.sparsity:g}")
+    if config.pruning.recovery != "none":
+        parts.append(config.pruning.recovery)
+    if "minutes" in given:
+        parts.append(f"m{given['minutes']:g}")
+    if config.pruning.pruning_schedule != "one_shot":
+        parts.append(f"{config.pruning.pruning_schedule}{config.pruning.pruning_iterations}")
     if "samples" in given:
         parts.append(f"n{given['samples']}")
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).lstrip("-.")

@@ -100,7 +100,7 @@ def calibration_batches(config: Config, model, processor, labels: Labels) -> lis
 def transcripts(run: Run, name: str, model, processor, dataset: Dataset) -> Transcription:
     """Transcribe a dataset and keep it in `runs/<run>/transcripts/`; read what is there if it came from the same weights, clips and settings."""
     settings = run.config.evaluation
-    key = digest(model, [clip.digest for clip in dataset.clips], [dataset.language, settings.batch_size, settings.max_new_tokens])
+    key = model_digest(model, [clip.digest for clip in dataset.clips], [dataset.language, settings.batch_size, settings.max_new_tokens])
     path = run.folder / "transcripts" / f"{slug(dataset.name)}-{name}-{key}.jsonl"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
 
 
-def digest(model, *facts) -> str:
+def model_digest(model, *facts) -> str:
     """Hash of all weights of a model and some JSON-able facts."""
     hasher = hashlib.blake2b(json.dumps(facts).encode(), digest_size=8)
     for parameter in model.parameters():

@@ -37,11 +37,14 @@ def zeros_on_disk(folder: Path, names: list[str]) -> dict[str, int]:
     return found
 
 
-def model_card(*, base: str, recipe: str, sparsity_prunable: float, sparsity_model: float, results: list[dict]) -> str:
-    """The README.md of an exported model. `results`: rows {dataset, clips, words, dense, pruned} with WER as fractions."""
+def model_card(*, base: str, recipe: str, sparsity_prunable: float, sparsity_model: float, results: list[dict], recovered: bool = False) -> str:
+    """The README.md of an exported model; `recovered` says that kept weights were trained. `results`: rows {dataset, clips, words, dense, pruned} with WER as fractions."""
     rows = "\n".join(
         f"| {row['dataset']} | {row['clips']} | {row['words']} | {row['dense']:.2%} | {row['pruned']:.2%} |" for row in results
     )
+    untouched = "embeddings and convolutions are untouched; kept weights, biases and norms were trained" if recovered else ""
+    untouched = untouched or "embeddings, convolutions and norms are untouched"
+    state = "recovered" if recovered else "pruned"
     return f"""---
 library_name: transformers
 pipeline_tag: automatic-speech-recognition
@@ -52,10 +55,10 @@ tags: [whisper, pruning, owl]
 # {base}, pruned
 
 {recipe}. {sparsity_prunable:.1%} of the prunable weights (the linears of the encoder and decoder blocks) are zero, {sparsity_model:.1%} of
-the whole model; embeddings, convolutions and norms are untouched. The zeros are stored as zeros: this folder is as large as the dense
+the whole model; {untouched}. The zeros are stored as zeros: this folder is as large as the dense
 model's and computes as fast. What the pruning costs:
 
-| dataset | clips | words | WER dense | WER pruned |
+| dataset | clips | words | WER dense | WER {state} |
 |---|---|---|---|---|
 {rows}
 

@@ -114,11 +114,15 @@ def _load(name: str, folder: Path, run: Run, processor, language: str | None) ->
 
 def _papers(run: Run, pruning: dict, measured: dict) -> dict:
     """What an exported model carries beside its weights: metadata, metrics and the card."""
-    settings, facts = run.config.pruning, provenance(run.config)
+    settings, facts, recovery = run.config.pruning, provenance(run.config), pruning["recovery"]
+    rounds = len(recovery["rounds"])
+    how = "one-shot" if rounds == 1 else f"in {rounds} rounds ({settings.pruning_schedule} schedule)"
     recipe = (
-        f"Pruned one-shot with {settings.method}, allocation {settings.allocation_name}, pattern {settings.pattern}, "
+        f"Pruned {how} with {settings.method}, allocation {settings.allocation_name}, pattern {settings.pattern}, "
         f"target {settings.sparsity:.0%}, calibrated on {pruning['calibration_clips']} clips"
     )
+    if recovered := recovery["method"] != "none":
+        recipe += f", then recovered by {recovery['method']} from the dense model ({recovery['steps']} steps, {recovery['minutes']:.1f} minutes)"
     results = [
         {
             "dataset": row["name"],
@@ -131,6 +135,6 @@ def _papers(run: Run, pruning: dict, measured: dict) -> dict:
     ]
     sparsities = {name: pruning[name] for name in ("sparsity_prunable", "sparsity_model")}
     layers = [{key: row[key] for key in ("linear", "target_sparsity", "sparsity", "error")} for row in pruning["linears"]]
-    card = export.model_card(base=facts["config"]["model"]["name"], recipe=recipe, results=results, **sparsities)
-    metadata = {"recovery": "none", **sparsities, "linears": layers, "provenance": facts}
+    card = export.model_card(base=facts["config"]["model"]["name"], recipe=recipe, results=results, recovered=recovered, **sparsities)
+    metadata = {"recovery": recovery["method"], "recovery_result": recovery, **sparsities, "linears": layers, "provenance": facts}
     return {"metadata": metadata, "metrics": {"datasets": measured["datasets"]}, "card": card}

@@ -127,4 +127,4 @@ def key_of(config: Config, model, every: Sequence[Block], measuring: experiment.
     names = [linear.name for block in every for linear in block.linears]
     clips = [(clip.digest, list(tokens)) for clip, tokens in zip(measuring.clips, measuring.tokens)]
     settings = [config.pruning.method, config.pruning.calibration.padding, str(next(model.parameters()).device)]
-    return experiment.digest(model, code, names, clips, settings)
+    return experiment.model_digest(model, code, names, clips, settings)

@@ -14,7 +14,7 @@ from owl.plots_blocks import (
     seed_stability,
     unit_divergence,
 )
-from owl.plots_results import clip_scatter, size_bars, weight_distribution, wer_comparison
+from owl.plots_results import clip_scatter, recovery_curve, size_bars, weight_distribution, wer_comparison
 
 __all__ = [
     "DECODER",
@@ -26,6 +26,7 @@ __all__ = [
     "layer_allocation",
     "linear_errors",
     "outlier_sensitivity",
+    "recovery_curve",
     "score_distribution",
     "seed_stability",
     "size_bars",

@@ -140,7 +140,7 @@ def _heard(job: Job, config, model, processor, dataset: Dataset) -> Heard:
     batches = list(text_batches(model, processor, dataset.clips, language=dataset.language, batch_size=settings.batch_size))
     stem = job.folder / f"dense-{job.model}-{experiment.slug(dataset.name)}"
     normalizer = experiment.normalizer_of(config, model, dataset)
-    key = experiment.digest(model, [clip.digest for clip in dataset.clips], settings.model_dump(mode="json"))
+    key = experiment.model_digest(model, [clip.digest for clip in dataset.clips], settings.model_dump(mode="json"))
     path, logs = stem.with_suffix(".json"), stem.with_name(f"{stem.name}-{key}.safetensors")
     if not (logs.exists() and path.exists()):
         logs.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +168,7 @@ def _listen(config, model, processor, every, dataset: Dataset) -> dict:
 
 def _kept(stem: Path, model, clips: list[str], config, make) -> dict:
     """The JSON that `make` returns, kept under a key of model, clips and calibration settings."""
-    path = stem.with_name(f"{stem.name}-{experiment.digest(model, clips, config.pruning.calibration.model_dump(mode='json'))}.json")
+    path = stem.with_name(f"{stem.name}-{experiment.model_digest(model, clips, config.pruning.calibration.model_dump(mode='json'))}.json")
     if not path.exists():
         _write(path, make())
     return json.loads(path.read_text(encoding="utf-8"))

@@ -48,6 +48,7 @@ def summarise(run: str, artefacts: dict, seconds: dict[str, float]) -> dict:
         "allocation": artefacts["outliers"]["allocation"],
         "pattern": artefacts["outliers"]["pattern"],
         "recovery": settings["recovery"],
+        "recovery_result": pruning["recovery"],
         "target_sparsity": settings["sparsity"],
         "sparsity_prunable": pruning["sparsity_prunable"],
         "sparsity_model": pruning["sparsity_model"],

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, computed_field, mode
 
 from owl.checks import check, check_pattern, if_null, one_of, parse_mixed, parse_pattern, unique
 from owl.paths import ROOT
+from owl.schedule import SCHEDULES
 
 
 Text = Annotated[str, check(lambda value: value.strip(), "must be a non-empty string")]
@@ -31,7 +32,7 @@ Device = Annotated[
     str, check(re.compile(r"auto|cuda(:[0-9]+)?|mps|cpu").fullmatch, "must be one of auto, cuda, cuda:0 (1, …), mps, cpu")
 ]
 Off = Annotated[bool, check(lambda value: not value, "is not available yet; use false")]
-Once = Annotated[int, check(lambda value: value == 1, "is not available yet with several pruning rounds; use 1")]
+Positive = Annotated[float, check(lambda value: value > 0, "must be above 0")]
 
 
 class Section(BaseModel):
@@ -79,14 +80,17 @@ class Pruning(Section):
     outlier_detection_method: Annotated[str, one_of("owl", "median")] = "owl"
     outlier_hyper_lambda: Annotated[float, check(lambda value: value >= 0, "must be at least 0 such as 0.08")] = 0.08
     outlier_hyper_m: Annotated[float, check(lambda value: value > 0, "must be above 0 such as 5")] = 5.0
-    pruning_schedule: Annotated[
-        str, one_of("one_shot", later=("linear", "exponential", "cubic"), aliases={"one-shot": "one_shot"})
-    ] = "one_shot"
-    pruning_iterations: Once = 1
-    pruning_frequency: Once = 1
+    pruning_schedule: Annotated[str, one_of(*SCHEDULES, aliases={"one-shot": "one_shot"})] = "one_shot"
+    pruning_iterations: Count = 1  # rounds of prune → recover
+    pruning_frequency: Count = 1  # recovery passes over the calibration clips between two rounds; the last round gets the whole recovery
     bias_refit: bool = False  # biases take up the mean of what pruning changed
     allocation: Allocation | None = None  # null: as apply_outlier_weighting and outlier_detection_method say
-    recovery: Annotated[str, one_of("none", later=("blockwise", "distill"))] = "none"
+    recovery: Annotated[str, one_of("none", "blockwise", "distill")] = "none"
+    recovery_minutes: Positive = 5.0  # of distill, after its blockwise beginning
+    recovery_steps: Count | None = None  # of distill: this many instead of minutes, the same bits every time
+    recovery_epochs: Count = 6  # of blockwise, with which distill begins too: passes over the calibration clips per block
+    recovery_learning_rate: Positive | None = None  # at its peak; null: 1e-3 for blockwise, 2e-4 for distill
+    recovery_batch_size: Count = 8  # clips
     calibration: Calibration = Calibration()
 
     @computed_field
@@ -155,6 +159,25 @@ class Pruning(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def rounds_fit_together(self) -> "Pruning":
+        gradual = self.pruning_schedule != "one_shot"
+        if gradual and (self.recovery == "none" or self.pruning_iterations == 1):
+            lacking = 'a recovery: set recovery to "blockwise" or "distill" (RECOVERY=distill)'
+            lacking = lacking if self.recovery == "none" else "rounds: set pruning_iterations to at least 2"
+            raise ValueError(f'pruning_schedule "{self.pruning_schedule}" prunes and recovers in turn and needs {lacking}, or use "one_shot"')
+        if gradual and self.pattern != "unstructured":
+            raise ValueError(
+                f'pruning_pattern {self.pattern} has no sparsities in between, so pruning_schedule cannot be "{self.pruning_schedule}"; '
+                'use "one_shot" or the pattern "unstructured"'
+            )
+        if not gradual and (self.pruning_iterations, self.pruning_frequency) != (1, 1):
+            raise ValueError(
+                "pruning_iterations and pruning_frequency other than 1 mean several rounds of pruning; "
+                'set pruning_schedule to "linear", "exponential" or "cubic", or both to 1'
+            )
+        return self
+
 
 class Evaluation(Section):
     datasets: Annotated[list[Dataset], check(len, "must list at least one dataset")] = [
@@ -196,7 +219,7 @@ class Output(Section):
     dir: Text = str(ROOT / "runs")
     save_model: bool = True
     log_to_tensorboard: bool = False
-    save_pruned_checkpoints: Off = False
+    save_pruned_checkpoints: bool = False  # keep the model of every round
     export_onnx: bool = False
     formats: Annotated[list[Format], unique()] = ["hf"]
 

@@ -188,10 +188,10 @@ def valid_frames(samples: int, model: WhisperForConditionalGeneration) -> int:
 
 
 def embed_audio(model: WhisperForConditionalGeneration, features: Tensor) -> Tensor:
-    """What the first encoder block sees: (clips, mel bins, 2·frames) → (clips, frames, d)."""
+    """What the first encoder block sees: (clips, mel bins, 2·frames) → (clips, frames, d); fewer frames than the window are its start."""
     encoder = model.model.encoder
     states = F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).transpose(1, 2)
-    return states + encoder.embed_positions.weight
+    return states + encoder.embed_positions.weight[: states.shape[1]]
 
 
 def embed_text(model: WhisperForConditionalGeneration, tokens: Tensor) -> Tensor:
@@ -217,3 +217,21 @@ def finish_encoder(model: WhisperForConditionalGeneration, states: Tensor) -> Te
 def finish_decoder(model: WhisperForConditionalGeneration, states: Tensor) -> Tensor:
     """Next-token logits from the last decoder block's output: (clips, tokens, d) → (clips, tokens, vocabulary)."""
     return model.proj_out(model.model.decoder.layer_norm(states))
+
+
+def teacher_forced(model: WhisperForConditionalGeneration, features: Tensor, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """(states, logits (clips, tokens, vocabulary)), with gradients; unlike the model's own forward for any even number of mel frames.
+
+    `states`: what each block puts out, by the block's name, and the two stacks' normed outputs "encoder" and "decoder", (clips, rows, d).
+    """
+    audio, text, states = embed_audio(model, features), embed_text(model, tokens), {}
+    every = blocks(model)
+    for block in every:
+        if not block.in_decoder:
+            states[block.name] = audio = run_block(block, audio)
+    states["encoder"] = audio = finish_encoder(model, audio)
+    for block in every:
+        if block.in_decoder:
+            states[block.name] = text = run_block(block, text, audio)
+    states["decoder"] = text = model.model.decoder.layer_norm(text)
+    return states, model.proj_out(text)

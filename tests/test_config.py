@@ -323,10 +323,13 @@ def section(dotted, value):
         ("pruning.pruning_pattern", "4:2", "N must be at least 1 and below M"),
         ("pruning.pruning_pattern", "0:4", "N must be at least 1 and below M"),
         ("pruning.pruning_pattern", "blocky", "is not known; use one of unstructured, 2:4"),
-        ("pruning.pruning_schedule", "cubic", "is not available yet; use one of one_shot"),
-        ("pruning.pruning_iterations", 3, "is not available yet with several pruning rounds; use 1"),
-        ("pruning.pruning_frequency", 100, "is not available yet with several pruning rounds; use 1"),
-        ("pruning.recovery", "distill", "is not available yet; use one of none"),
+        ("pruning.pruning_schedule", "sine", "'sine' is not known; use one of one_shot, linear, exponential, cubic"),
+        ("pruning.pruning_iterations", 0, "must be a whole number of at least 1"),
+        ("pruning.recovery", "retrain", "'retrain' is not known; use one of none, blockwise, distill"),
+        ("pruning.recovery_minutes", 0, "must be above 0"),
+        ("pruning.recovery_steps", 0, "must be a whole number of at least 1"),
+        ("pruning.recovery_epochs", -1, "must be a whole number of at least 1"),
+        ("pruning.recovery_learning_rate", 0, "must be above 0"),
         ("pruning.target_modules", [], "must name at least one module"),
         ("pruning.target_modules", "encoder", "must be a list"),
         ("pruning.calibration.samples", 0, "at least 1"),
@@ -345,7 +348,6 @@ def section(dotted, value):
         ("evaluation.normalizer", "german", "use one of auto, english, basic, none"),
         ("optimization.quantization.enabled", True, "is not available yet; use false"),
         ("optimization.compile.enabled", True, "is not available yet; use false"),
-        ("output.save_pruned_checkpoints", True, "is not available yet; use false"),
         ("output.save_model", "yes", "must be true or false"),
         ("output.formats", ["onnx-int8"], "is not available yet; use one of hf, onnx"),
         ("hardware.device", "cuda:", "must be one of auto, cuda"),
@@ -366,6 +368,14 @@ def test_a_bad_value_is_refused_with_its_key_and_the_fix(write, key, value, fix)
         ({"pruning_pattern": "2:4", "apply_outlier_weighting": True}, "ALLOCATION=uniform"),
         ({"pruning_pattern": "2:4", "allocation": "owl"}, "ALLOCATION=uniform"),
         ({"pruning_pattern": "2:4", "sparsity": 0.7}, "means sparsity 0.5, not 0.7; leave out sparsity"),
+        ({"pruning_schedule": "cubic", "pruning_iterations": 3}, "needs a recovery: set recovery"),
+        ({"pruning_schedule": "cubic", "recovery": "distill"}, "set pruning_iterations to at least 2"),
+        (
+            {"pruning_schedule": "cubic", "recovery": "distill", "pruning_iterations": 2, "pruning_pattern": "2:4"},
+            "has no sparsities in between",
+        ),
+        ({"pruning_iterations": 3}, "mean several rounds of pruning; set pruning_schedule"),
+        ({"pruning_frequency": 100, "recovery": "distill"}, "mean several rounds of pruning; set pruning_schedule"),
     ],
 )
 def test_values_that_exclude_each_other_are_refused(write, pruning, expected):
@@ -396,8 +406,16 @@ def test_run_names_say_what_differs(write, tmp_path):
     assert name() == name(sparsity="") == "demo-wanda-owl-s0.5"
     assert name(sparsity="0.70", method="sparsegpt", allocation="uniform") == "demo-sparsegpt-uniform-s0.7"
     assert name(pattern="2:4", samples="20") == "demo-wanda-uniform-2-4-s0.5-n20"
+    assert name(sparsity="0.7", recovery="blockwise", samples="9") == "demo-wanda-owl-s0.7-blockwise-n9"
+    assert name(recovery="distill", minutes="2.50") == "demo-wanda-owl-s0.5-distill-m2.5"
     assert name(model=str(tmp_path / "my tuned")) == "demo-my-tuned-wanda-owl-s0.5"
     assert name(model="openai/whisper-tiny") == "demo-whisper-tiny-wanda-owl-s0.5"
+
+
+def test_a_gradual_run_is_named_after_its_schedule_and_rounds(write):
+    gradual = {"pruning_schedule": "cubic", "pruning_iterations": 4, "pruning_frequency": 2, "recovery": "distill"}
+    path = write({"pruning": gradual})
+    assert run_name(path, load(path)) == "mine-wanda-owl-s0.5-distill-cubic4"
 
 
 # --- the command

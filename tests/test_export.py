@@ -16,6 +16,12 @@ ONE_ROW = [{"dataset": "demo", "clips": 3, "words": 20, "dense": 0.02, "pruned":
 CARD = export.model_card(base="models/demo", recipe="Pruned", sparsity_prunable=0.5, sparsity_model=0.4, results=ONE_ROW)
 
 
+def test_the_card_says_whether_kept_weights_were_trained():
+    recovered = export.model_card(base="m", recipe="Pruned", sparsity_prunable=0.5, sparsity_model=0.4, results=ONE_ROW, recovered=True)
+    assert "WER pruned" in CARD and "convolutions and norms are untouched" in CARD
+    assert "WER recovered" in recovered and "WER pruned" not in recovered and "norms were trained" in recovered
+
+
 @pytest.fixture(scope="module")
 def pruned():
     model, processor = whisper.load(str(ROOT / "models" / "demo"))

@@ -96,10 +96,18 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
     export = {"format": "hf", "path": "mine/hf", "bytes": 1234567, "ratio": 1.04, "wer": 0.25, "rtfx": 8.0, "loads_in": "transformers"}
     facts = {"git_commit": None, "packages": {"torch": "2"}, "python": "3", "platform": "p", "device": "cpu", "seed": 0, "config": {}}
     summary = {"model": "m", "sparsity_prunable": 0.4957, "sparsity_model": 0.4, "target_sparsity": 0.5, "method": "wanda", "allocation": "owl"}
-    summary |= {"pattern": "unstructured", "seconds": {"01": 1.0, "02": 2.0}, "peak_rss_bytes": 2e9, "datasets": [dataset]}
+    summary |= {"recovery": "none", "pattern": "unstructured", "seconds": {"01": 1.0, "02": 2.0}, "peak_rss_bytes": 2e9, "datasets": [dataset]}
     text = report.render_index("mine", summary | {"exports": [export], "provenance": facts}, 1.5, "", [{"file": "a.html", "title": "A?", "seconds": 1}])
     assert "<script" not in text and "&lt;script&gt;x" in text
     assert all(words in text for words in ("10.00 %", "25.00 %", "+15.00 %", "49.57 %", "1,234,567 bytes", "0.0123", "2.00 GB"))
+
+
+    assert "one-shot" in text and "WER pruned" in text and "recovered" not in text
+    result = {"minutes": 4.26, "held_out_kl_before": 0.49, "held_out_kl_after": 0.08}
+    summary |= {"recovery": "distill", "recovery_result": result, "exports": [], "provenance": facts}
+    text = report.render_index("mine", summary, 1.5, "", [])
+    assert "one-shot" not in text and "WER pruned" not in text
+    assert all(words in text for words in ("WER recovered", "recovered by distill", "4.3 min", "0.4900 before, 0.0800 after"))
 
 
 def test_every_committed_config_is_json_that_people_can_copy():
