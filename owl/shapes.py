@@ -6,7 +6,7 @@ config as `owl_shapes`, which `save_pretrained` keeps and `ShapedWhisper` reads.
 mismatched sizes, never a wrong model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -100,7 +100,7 @@ def silence(layer: nn.Module) -> None:
             unit.output.bias.zero_()
 
 
-def drop_layers(model: WhisperForConditionalGeneration, names: Sequence[str]) -> None:
+def drop_layers(model: WhisperForConditionalGeneration, names: Collection[str]) -> None:
     """Take whole layers ("encoder.3") out of the model; the KV cache of the decoder's others is numbered anew."""
     for stack in STACKS:
         part = getattr(model.model, stack)
