@@ -57,8 +57,13 @@ demo-model: setup ## Re-create models/demo and data/demo from scratch: hours on 
 	  -r target models/demo -r clips data/demo -r work runs/demo-model -p evaluation_clips 160 -p calibration_clips 128 \
 	  -p training_clips 12000 -p steps 11000 -p second_steps 1600
 
-bench: setup ## Measure speed, memory and choices side by side, as ratios: BENCH_CONFIG=… for another model
+bench: setup ## Measure speed, memory and choices side by side, as ratios: BENCH_CONFIG=… for another model, GROWTH=1 for cost by model size
+ifdef GROWTH
+	$(PY) -m benchmarks.growth $(SHAPE)
+else
 	$(PY) -m benchmarks.bench $(or $(BENCH_CONFIG),$(CONFIG))
+	$(PY) -m benchmarks.narrow $(or $(BENCH_CONFIG),$(CONFIG))
+endif
 
 clean: ## Remove what runs generated (runs/, reports/); the environment stays
 	rm -rf runs reports
