@@ -1,13 +1,15 @@
 """How the cost of pruning grows with the model: random Whispers in the shapes of tiny, small and large-v3-turbo, clips of noise.
 
-`make bench GROWTH=1 [SHAPE=tiny]`, or `python -m benchmarks.growth [SHAPE …] [--blocks N] [--clips N]`. Each job has a process of its own, so its peak memory is its own. Random weights
-cost what trained ones cost; what comes out means nothing. The weights exist once: pruning works in place, and nothing keeps the dense ones.
+`make bench GROWTH=1 [SHAPE=tiny]`, or `python -m benchmarks.growth [SHAPE …] [--blocks N] [--clips N]`. Each job has a process of its
+own, so its peak memory is its own. Random weights cost what trained ones cost; what comes out means nothing. The weights exist once:
+pruning works in place, and nothing keeps the dense ones.
 `--blocks N` prunes the first N blocks of each stack and says what all of them would take.
 """
 
 import argparse
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from types import SimpleNamespace
 
@@ -34,7 +36,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="of 30 s")
     options = parser.parse_args()
     print(f"{options.clips} clips of 30 s, sparsity {SPARSITY}, {torch.get_num_threads()} threads; weights in float32")
-    print(f"{'shape':15s} {'method':10s} {'weights GB':>10s} {'encoder s/block':>16s} {'decoder s/block':>16s} {'all blocks s':>13s} {'peak GB':>8s} {'peak / weights':>15s}")
+    columns = ("encoder s/block", "decoder s/block", "all blocks s", "peak GB", "peak/weights")
+    print(f"{'shape':15s} {'method':10s} {'weights GB':>11s}" + "".join(f"{name:>17s}" for name in columns))
     for shape in options.shapes:
         for method in METHODS:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -48,19 +51,25 @@ def job(shape: str, method: str, most: int | None, clips: int) -> None:
     every = [block for block in whisper.blocks(model) if most is None or int(block.name.split(".")[1]) < most]
     batches, starts = noise(model, clips), {}
     for block in every:
-        block.module.register_forward_pre_hook(lambda *_, name=block.name: starts.setdefault(name, time.perf_counter()) and None)  # None: inputs stay
+        block.module.register_forward_pre_hook(partial(note_start, starts, block.name))
     pruning.prune(model, every, batches, pruning.spread(every, [SPARSITY] * len(every)), method=method)
     times = np.diff([*starts.values(), time.perf_counter()])
     mean = {stack: times[[name.startswith(stack) for name in starts]].mean() for stack in ("encoder", "decoder")}
     total, peak = sum(count * mean[stack] for count, stack in zip(SHAPES[shape]["layers"], mean)), record.peak_rss_bytes()
     print(
-        f"{shape:15s} {method:10s} {weights / 1e9:10.2f} {mean['encoder']:16.2f} {mean['decoder']:16.2f} {total:13.1f} {peak / 1e9:8.2f} "
-        f"{peak / weights:15.2f}" + (f"   ({len(every)} of {sum(SHAPES[shape]['layers'])} blocks run)" if most else ""),
+        f"{shape:15s} {method:10s} {weights / 1e9:11.2f}"
+        + "".join(f"{value:17.2f}" for value in (mean["encoder"], mean["decoder"], total, peak / 1e9, peak / weights))
+        + (f"   ({len(every)} of {sum(SHAPES[shape]['layers'])} blocks run)" if most else ""),
         flush=True,
     )
 
 
-def random_whisper(d_model: int, heads: int, layers: tuple[int, int], vocab_size: int, num_mel_bins: int) -> WhisperForConditionalGeneration:
+def note_start(starts: dict[str, float], name: str, *_) -> None:
+    """A hook: when a block first ran."""
+    starts.setdefault(name, time.perf_counter())
+
+
+def random_whisper(d_model: int, heads: int, layers: tuple[int, int], vocab_size: int, num_mel_bins: int):
     """A Whisper of the stock proportions, initialised at random."""
     sizes = dict(d_model=d_model, vocab_size=vocab_size, num_mel_bins=num_mel_bins)
     for stack, depth in zip(("encoder", "decoder"), layers):

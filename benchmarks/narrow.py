@@ -1,12 +1,13 @@
 """What fewer heads, neurons and layers bring: encoder speed against the dense model in the same runtime, beside the word error rate.
 
-`python -m benchmarks.narrow CONFIG [SHARE]`. One process, one batch, the models take turns; the smallest of the rounds counts, because what else
-runs on the machine only ever adds time.
+`python -m benchmarks.narrow CONFIG [SHARE]`. One process, one batch, the models take turns; the least time of the rounds counts, because
+what else runs on the machine only ever adds to it.
 """
 
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -25,13 +26,15 @@ def main(path: str, share: str = "0.5") -> None:
     dataset = experiment.evaluation_sets(config)[0]
     features = decoding.input_features(model, processor, [clip.audio for clip in dataset.clips[:CLIPS]])
     models = {"dense": (model, 0.0)} | {f"{name}, {' + '.join(kinds)}": pruned(config, name, kinds) for name, kinds in CHOICES}
+    seconds = encoder_seconds([one for one, _ in models.values()], processor, features)
     rows = pd.DataFrame(
-        {"model": name, "removed": removed, "WER": wer(config, one, processor), **seconds}
-        for (name, (one, removed)), seconds in zip(models.items(), encoder_seconds([one for one, _ in models.values()], processor, features))
+        {"model": name, "removed": removed, "WER": wer(config, one, processor), **times}
+        for (name, (one, removed)), times in zip(models.items(), seconds)
     )
     for runtime in ("PyTorch", "onnxruntime"):
         rows[f"× {runtime}"] = rows[runtime].iloc[0] / rows[runtime]
-    print(f"\nstructured pruning of {path} at {share}: seconds of the encoder for {len(features)} clips, and times as fast as dense in the same runtime")
+    print(f"\nstructured pruning of {path} at {share}")
+    print(f"seconds of the encoder for {len(features)} clips, and × as fast as dense in the same runtime")
     print(rows.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
 
@@ -53,15 +56,14 @@ def pruned(config, allocation: str, structures: list[str]):
 def encoder_seconds(models: list, processor, features) -> list[dict[str, float]]:
     """Per model the least seconds of a batch, {"PyTorch", "onnxruntime"}; every round asks all models in turn."""
     with tempfile.TemporaryDirectory() as aside:
-        sessions = []
-        for index, model in enumerate(models):
-            folder = Path(aside, str(index))
+        folders = [Path(aside, str(index)) for index in range(len(models))]
+        calls = []
+        for model, folder in zip(models, folders):
             folder.mkdir()
             export_onnx(model, processor, folder)
-            sessions.append(OnnxWhisper(folder))
-        calls = [(lambda m=model: decoding.encode(m, features), lambda s=session: s.encode(features)) for model, session in zip(models, sessions)]
-        rounds = [[[clocked(call) for call in pair] for pair in calls] for _ in range(ROUNDS)]
-    return [dict(zip(("PyTorch", "onnxruntime"), (min(one[index][way] for one in rounds[1:]) for way in (0, 1)))) for index in range(len(models))]
+            calls.append({"PyTorch": partial(decoding.encode, model, features), "onnxruntime": partial(OnnxWhisper(folder).encode, features)})
+        rounds = [[{runtime: clocked(call) for runtime, call in pair.items()} for pair in calls] for _ in range(ROUNDS)]
+    return [{runtime: min(one[index][runtime] for one in rounds[1:]) for runtime in pair} for index, pair in enumerate(calls)]
 
 
 def clocked(call) -> float:
@@ -72,9 +74,10 @@ def clocked(call) -> float:
 
 def wer(config, model, processor) -> float:
     """Over all evaluation sets of the config."""
-    datasets, size = experiment.evaluation_sets(config), config.evaluation.batch_size
-    decode = [decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=config.evaluation.max_new_tokens) for dataset in datasets]
-    said = [evaluation.transcribe(one, processor, dataset.clips, batch_size=size) for one, dataset in zip(decode, datasets)]
+    datasets, settings, said = experiment.evaluation_sets(config), config.evaluation, []
+    for dataset in datasets:
+        decode = decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=settings.max_new_tokens)
+        said.append(evaluation.transcribe(decode, processor, dataset.clips, batch_size=settings.batch_size))
     return formats.pooled_wer(said, [experiment.normalizer_of(config, model, dataset) for dataset in datasets])
 
 

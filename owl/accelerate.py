@@ -1,6 +1,6 @@
 """Faster, saying the same: 2:4 sparse matrix products on CUDA for the encoder, and torch.compile of what transcription calls.
 
-The encoder's linears see 1,500 rows a clip, enough for the sparse tensor cores to pay; the decoder's see one row a step, so they stay dense.
+The encoder's linears see 1,500 rows a clip, enough for the sparse tensor cores to pay; the decoder's see one row a step and stay dense.
 What can be done is decided from plain facts, each decision with its reason, and the report prints them.
 """
 
@@ -29,12 +29,12 @@ def decide_sparse(pattern: str, device: str, capability: tuple[int, int] | None,
     if pattern != "2:4":
         return Decision(False, f"no 2:4 sparse products: the pattern is {pattern}")
     if device != "cuda":
-        return Decision(False, f"no 2:4 sparse products: they need a CUDA device, and this is {device}; 2:4 zeros are multiplied like any other")
+        return Decision(False, f"no 2:4 sparse products: they need a CUDA device, and this is {device}; the zeros are multiplied like others")
     if capability is None or capability < SPARSE_CORES:
         found = "unknown" if capability is None else f"{capability[0]}.{capability[1]}"
         return Decision(False, f"no 2:4 sparse products: they need CUDA compute capability 8.0, and this is {found}")
     if dtype not in HALF:
-        return Decision(False, f'no 2:4 sparse products: they need half precision, and this is {dtype}; set hardware.precision to "float16"')
+        return Decision(False, f'no 2:4 sparse products: they need half precision, not {dtype}; set hardware.precision to "float16"')
     return Decision(True, "2:4 sparse products in the encoder's linears")
 
 

@@ -1,4 +1,4 @@
-"""Structured pruning of a whole Whisper, in place: attention heads, feed-forward neurons or whole layers go, and the matrices become smaller.
+"""Structured pruning of a whole Whisper, in place: attention heads, feed-forward neurons or whole layers go, and matrices become smaller.
 
 One block after the other, each on the inputs that the smaller blocks before it produce. How many weights a block loses is decided before
 (`owl.allocation`), which groups go and what the kept columns become by `owl.structured`, and how a layer is made of them by `owl.shapes`.
@@ -62,7 +62,10 @@ def narrow(
 
 
 def whole_layers(model, every: Sequence[Block], batches: Sequence[Batch], sparsity: float) -> dict[str, float]:
-    """Sparsity by linear name, 1 in the layers that turn their states least and 0 elsewhere, nearest to `sparsity` over all; consumes `batches`."""
+    """Sparsity by linear name: 1 in the layers that turn their states least, 0 elsewhere, over all nearest to `sparsity`.
+
+    The states in `batches` are consumed.
+    """
     values, states = [], {side: _states(batches, side) for side in (False, True)}
     for block, _ in walk(model, every, batches, gram=False, modified=False, description="influence"):
         after = _states(batches, block.in_decoder)
@@ -87,11 +90,11 @@ def _target(block: Block, sparsities: Mapping[str, float]) -> float:
 
 
 def _dropped(every: Sequence[Block], sparsities: Mapping[str, float]) -> set[str]:
-    """Names of the blocks that are to lose everything. ValueError where that is a whole stack, or a block of which only parts are targeted."""
+    """Names of the blocks that are to lose everything. ValueError for a whole stack, or a block of which only parts are targeted."""
     gone = [block for block in every if block.linears and _target(block, sparsities) >= WHOLE]
     for block in gone:
         if len(block.linears) < sum(len(unit.linears) for unit in units(block.module)):
-            raise ValueError(f"{block.name} is to lose all its targeted weights, but not all its linears are targeted; target it whole or prune less")
+            raise ValueError(f"{block.name} is to lose all its targeted weights, but not all its linears are targeted; target them or prune less")
         if all(other in gone for other in every if other.in_decoder == block.in_decoder):
             raise ValueError(f"all blocks of the {block.name.split('.')[0]} are to be dropped; lower the sparsity so that one stays")
     return {block.name for block in gone}
@@ -166,7 +169,7 @@ def _cut(
 
 
 def _problem(block: Block, unit: Unit, statistics: Mapping[str, Statistics]) -> tuple[Tensor, Tensor, Tensor]:
-    """(weight, centred Gram matrix of its inputs, mean of its inputs) of the linear that loses inputs, in float64 where the device has it."""
+    """(weight, centred Gram matrix, mean) of the linear that loses inputs and of these inputs, in float64, on the CPU for MPS."""
     seen = statistics[f"{block.name}.{unit.path}"]
     weight = unit.output.weight.data.to("cpu" if seen.gram.device.type == "mps" else seen.gram.device, torch.float64)
     total = seen.total.to(weight)

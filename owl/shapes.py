@@ -1,9 +1,9 @@
 """Blocks of unequal width: what can be made smaller in a Whisper layer, doing it, and how a saved model remembers it.
 
-Besides `owl.whisper` the only file that knows a layer's layout. Stock transformers builds every layer of a stack alike, from `encoder_ffn_dim`
-and the like, and always all heads (head_dim = d / heads). Where that suffices the config says it; where not, `remember` adds the widths to the
-config as `owl_shapes`, which `save_pretrained` keeps and `ShapedWhisper` reads. A plain transformers user then gets its error about
-mismatched sizes, never a wrong model.
+Besides `owl.whisper` the only file that knows a layer's layout. Stock transformers builds every layer of a stack alike, from
+`encoder_ffn_dim` and the like, and always all heads (head_dim = d / heads). Where that suffices the config says it; where not, `remember`
+adds the widths to the config as `owl_shapes`, which `save_pretrained` keeps and `ShapedWhisper` reads. A plain transformers user then gets
+its error about mismatched sizes, never a wrong model.
 """
 
 from collections.abc import Collection
@@ -66,20 +66,18 @@ class Unit:
             old = getattr(self.owner, name)
             self._replace(name, old.weight[index], None if old.bias is None else old.bias[index])
         self._replace(self.columns, self.output.weight[:, index], self.output.bias)
-        self._count_heads()
+        if self.structure == "heads":
+            self.owner.num_heads = self.width
 
     def resize(self, width: int) -> None:
         """Linears for `width` groups, values undefined: a checkpoint is about to fill them."""
         if not 1 <= width <= self.width:
-            raise ValueError(f"owl_shapes in config.json: {self.name} is to have {width} {self.structure}, but 1 to {self.width} are possible")
+            wanted = f"{self.name} is to have {width} {self.structure}"
+            raise ValueError(f"owl_shapes in config.json: {wanted}, but 1 to {self.width} are possible")
         self.keep(torch.arange(width, device=self.output.weight.device))
 
-    def _count_heads(self) -> None:
-        if self.structure == "heads":
-            self.owner.num_heads = self.width
-
     def _replace(self, name: str, weight: Tensor, bias: Tensor | None) -> None:
-        smaller = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device, dtype=weight.dtype)
+        smaller = nn.Linear(*weight.shape[::-1], bias=bias is not None, device="meta")
         smaller.weight = nn.Parameter(weight.detach().clone())
         smaller.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         setattr(self.owner, name, smaller.train(self.owner.training))

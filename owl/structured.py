@@ -1,9 +1,9 @@
 """Which neurons, heads or layers go, and what the kept weights become: Gram matrices and weights in, choices and weights out.
 
 A group is a neuron (one column of fc2) or a head (head_dim columns of out_proj). Removing the columns s of a weight W and refitting the
-rest raises the squared output error by tr(W_s ((C⁻¹)_ss)⁻¹ W_sᵀ), C the Gram matrix of the inputs: optimal brain surgeon for groups (Hassibi
-and Stork 1993; ZipLM, arXiv 2302.04089). With C centred, the refit of the bias is part of it. Whole layers go by how little they turn
-their input (ShortGPT, arXiv 2403.03853). Applying all this to a model is `owl.narrow`'s business.
+rest raises the squared output error by tr(W_s ((C⁻¹)_ss)⁻¹ W_sᵀ), C the Gram matrix of the inputs: optimal brain surgeon for groups
+(Hassibi and Stork 1993; ZipLM, arXiv 2302.04089). With C centred, the refit of the bias is part of it. Whole layers go by how little they
+turn their input (ShortGPT, arXiv 2403.03853). Applying all this to a model is `owl.narrow`'s business.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Path:
-    """Greedy removal: `order` (groups − 1,) which group goes first, second, …; `errors` (groups,) squared output error once the first 0, 1, …
-    of them are gone and the kept columns are refit. One group always stays."""
+    """Greedy removal. `order` (groups − 1,): which group goes first, second, …; one always stays. `errors` (groups,): the squared output
+    error once the first 0, 1, … of them are gone and the kept columns are refit."""
 
     order: Tensor
     errors: Tensor

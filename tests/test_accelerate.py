@@ -22,7 +22,7 @@ AUDIO = [clip.audio for clip in tiny.make_clips(3)]
         ("2:4", "cuda", (8, 0), torch.float16, True, "2:4 sparse products in the encoder's linears"),
         ("2:4", "cuda", (9, 0), torch.bfloat16, True, "2:4 sparse products"),
         ("2:4", "cuda", (7, 5), torch.float16, False, "compute capability 8.0, and this is 7.5"),
-        ("2:4", "cuda", (8, 6), torch.float32, False, 'torch.float32; set hardware.precision to "float16"'),
+        ("2:4", "cuda", (8, 6), torch.float32, False, 'not torch.float32; set hardware.precision to "float16"'),
         ("2:4", "cpu", None, torch.float32, False, "need a CUDA device, and this is cpu"),
         ("2:4", "mps", None, torch.float16, False, "need a CUDA device, and this is mps"),
         ("4:8", "cuda", (8, 0), torch.float16, False, "the pattern is 4:8"),

@@ -2,6 +2,7 @@
 and neurons against trying everything, budgets by hand. Only behaviour: bad input, ties.
 """
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -13,8 +14,8 @@ from owl.structured import centred, columns_of, fit_budgets, influence, layers_t
 def problem(columns=8, rows=60, out=5, seed=0):
     """(weight, inputs with correlations and a mean), float64."""
     draw = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(rows, columns, generator=draw, dtype=torch.float64) @ torch.randn(columns, columns, generator=draw, dtype=torch.float64)
-    return torch.randn(out, columns, generator=draw, dtype=torch.float64), inputs + torch.randn(columns, generator=draw, dtype=torch.float64)
+    make = partial(torch.randn, generator=draw, dtype=torch.float64)
+    return make(out, columns), make(rows, columns) @ make(columns, columns) + make(columns)
 
 
 def best_squared_error(weight, inputs, kept):
