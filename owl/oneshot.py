@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from owl import narrow, pruning
 from owl.config import Config
 from owl.experiment import Labels, calibration_batches
-from owl.whisper import Block
+from owl.whisper import Block, blocks
 
 
 def prune(
@@ -21,9 +21,15 @@ def prune(
     if settings.structures == ["layers"]:
         sparsities = narrow.whole_layers(model, every, batches, settings.sparsity)
         batches = calibration_batches(config, model, processor, labels)
-    return narrow.narrow(
-        model, every, batches, sparsities, structures=settings.structures, equal_widths=settings.equal_widths
-    )
+    return narrow.narrow(model, every, batches, sparsities, structures=settings.structures, equal_widths=settings.equal_widths)
+
+
+def current(model, every: Sequence[Block]) -> list[Block]:
+    """The blocks as they are after pruning, which may have replaced modules and dropped layers, with what `every` targeted in them."""
+    targeted = {linear.path for block in every for linear in block.linears}
+    return [
+        Block(block.name, block.module, tuple(linear for linear in block.linears if linear.path in targeted)) for block in blocks(model)
+    ]
 
 
 def removed_weights(rows: Sequence[pruning.PrunedLinear]) -> int:

@@ -126,6 +126,11 @@ def remember(model: WhisperForConditionalGeneration) -> None:
         del config.owl_shapes
 
 
+def kind_of(config) -> type[WhisperForConditionalGeneration]:
+    """The class whose layers have the widths that a config tells."""
+    return ShapedWhisper if hasattr(config, "owl_shapes") else WhisperForConditionalGeneration
+
+
 class ShapedWhisper(WhisperForConditionalGeneration):
     """A Whisper whose layers have the widths that its config's `owl_shapes` names. ValueError where these cannot be."""
 

@@ -87,13 +87,17 @@ def test_every_block_loses_its_share_within_half_of_its_smallest_group(structure
     assert oneshot.removed_weights(rows) == 10_240 - sum(left.values())
 
 
-def test_the_removed_weights_are_really_gone():
+def test_the_removed_weights_are_really_gone_and_what_was_targeted_is_found_again():
     model = make_model()
+    every, _ = whisper.select(whisper.blocks(model), ["decoder.layers"], ["decoder.layers.0.fc1"])
     dense = sum(parameter.numel() for parameter in model.parameters())
     rows = cut(model, 0.5)
     gone = dense - sum(parameter.numel() for parameter in model.parameters())
     assert gone > oneshot.removed_weights(rows) == 5120  # and biases with them
-    assert whisper.zero_count(whisper.blocks(model)) == 0
+    left = oneshot.current(model, every)
+    assert [len(block.linears) for block in left] == [0, 0, 9, 10]
+    assert all(linear.module is model.get_submodule(linear.path) for block in left for linear in block.linears)
+    assert whisper.zero_count(left) == 0
 
 
 def test_the_error_is_that_of_the_outputs():
