@@ -113,11 +113,13 @@ def _removable(block: Block, structures: Sequence[str]) -> list[Unit]:
 def _budgets(blocks: Sequence[Block], sparsities: Mapping[str, float], structures: Sequence[str], equal: bool) -> dict[str, float]:
     """Weights to lose by block name, none above what the block can lose."""
     wanted = {block.name: _target(block, sparsities) * block.weight_count for block in blocks}
+    most = {block.name: sum((unit.width - 1) * unit.group_weights for unit in _removable(block, structures)) for block in blocks}
     for side in (False, True) if equal else ():
         names = [block.name for block in blocks if block.in_decoder == side]
+        if len({most[name] for name in names}) > 1:
+            raise ValueError("equal_widths needs the blocks of a stack targeted alike; change target_modules and excluded_modules, or drop it")
         wanted |= dict.fromkeys(names, sum(wanted[name] for name in names) / max(1, len(names)))
-    most = [sum((unit.width - 1) * unit.group_weights for unit in _removable(block, structures)) for block in blocks]
-    return dict(zip(wanted, fit_budgets(list(wanted.values()), most)))
+    return dict(zip(wanted, fit_budgets(list(wanted.values()), list(most.values()))))
 
 
 def _kept(

@@ -91,7 +91,8 @@ def fit_budgets(wanted: Sequence[float], most: Sequence[float]) -> list[float]:
     budgets = [min(ask, limit) for ask, limit in zip(wanted, most, strict=True)]
     missing, room = sum(wanted) - sum(budgets), [limit - budget for limit, budget in zip(most, budgets)]
     if missing > sum(room) * (1 + 1e-9):
-        raise ValueError(f"{sum(wanted):.0f} weights are to go, but the structures that may be removed hold {sum(most):.0f}")
+        problem = f"{sum(wanted):.0f} weights are to go, but the structures that may be removed hold {sum(most):.0f}"
+        raise ValueError(f"{problem}; lower the sparsity or allow more structures")
     return [budget + missing * space / max(sum(room), 1e-9) for budget, space in zip(budgets, room)]
 
 

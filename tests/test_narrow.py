@@ -249,6 +249,7 @@ def test_one_head_and_one_neuron_always_stay_and_the_rest_goes_elsewhere():
     [
         (0.9, {"structures": ["neurons"]}, "weights are to go, but the structures that may be removed hold"),
         ([1.0, 1.0, 0.0, 0.0], {}, "all blocks of the encoder are to be dropped"),
+        (0.1, {"structures": ["neurons"], "equal_widths": True, "targets": ["encoder.layers.0"]}, "targeted alike"),
         ([1.0], {"targets": ["encoder.layers.0.fc1", "encoder.layers.0.fc2"]}, "not all its linears are targeted"),
     ],
 )
