@@ -60,8 +60,13 @@ demo-model: setup ## Re-create models/demo and data/demo from scratch: hours on 
 sweep: setup ## Models × methods × allocations × sparsities, then the comparison: SWEEP=configs/….json JOBS=2 SCHEDULER=tcp://…
 	@$(PY) -m owl.sweep $(or $(SWEEP),configs/sweep.json) --jobs $(or $(JOBS),1) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
-bench: setup ## Measure speed, memory and choices side by side, as ratios: BENCH_CONFIG=… for another model
+bench: setup ## Measure speed, memory and choices side by side, as ratios: BENCH_CONFIG=… for another model, GROWTH=1 for cost by model size
+ifdef GROWTH
+	$(PY) -m benchmarks.growth $(SHAPE)
+else
 	$(PY) -m benchmarks.bench $(or $(BENCH_CONFIG),$(CONFIG))
+	$(PY) -m benchmarks.narrow $(or $(BENCH_CONFIG),$(CONFIG))
+endif
 
 clean: ## Remove what runs generated (runs/, reports/); the environment stays
 	rm -rf runs reports

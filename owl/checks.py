@@ -56,10 +56,9 @@ def parse_mixed(pattern: object) -> int | None:
 
 def check_pattern(pattern: str) -> str:
     """`pattern` if it can be pruned to; ValueError otherwise."""
-    if pattern == "unstructured" or parse_pattern(pattern) or parse_mixed(pattern):
+    if pattern in ("unstructured", "structured") or parse_pattern(pattern) or parse_mixed(pattern):
         return pattern
     if re.fullmatch(r"[0-9]+:[0-9]+", pattern):
         raise ValueError(f"'{pattern}' would keep N of every M inputs: N must be at least 1 and below M; use e.g. 2:4 or 4:8")
-    problem = "is not available yet" if pattern == "structured" else "is not known"
-    choices = "unstructured, 2:4, 4:8 (any N:M with N nonzeros in every M inputs), N:8 (N by block)"
-    raise ValueError(f"'{pattern}' {problem}; use one of {choices}")
+    choices = "unstructured, structured, 2:4, 4:8 (any N:M with N nonzeros in every M inputs), N:8 (N by block)"
+    raise ValueError(f"'{pattern}' is not known; use one of {choices}")

@@ -49,8 +49,9 @@ def load(path: str | os.PathLike, overrides: Mapping[str, object] | None = None)
     """The config in the JSON file `path` (a run's config.json works too) with `overrides` (keys as in OVERRIDES, any case).
 
     An override that is None or "" is not set; text is parsed as the key's type. `samples` sets max_samples of every evaluation
-    dataset, `method` also its alias, `formats` also export_onnx, and an N:M `pattern` also the sparsity unless that is overridden
-    too. Raises ConfigError for a file that cannot be read, unknown keys, wrong types or values, and a missing model folder.
+    dataset, `method` also its alias, `formats` also export_onnx, an N:M `pattern` also the sparsity and a structured one also the
+    method, unless these are overridden too. Raises ConfigError for a file that cannot be read, unknown keys, wrong types or values, and a
+    missing model folder.
     """
     raw, base = _read(path)
     given = _parse_overrides(overrides or {})
@@ -185,6 +186,9 @@ def _apply(raw: dict[str, Any], given: dict[str, Any]) -> None:
             target.pop("export_onnx", None)
         if name == "pattern" and parse_pattern(value) and "sparsity" not in given:
             target.pop("sparsity", None)
+        if name == "pattern" and value == "structured" and "method" not in given:  # the file's is for another pattern
+            target.pop("method", None)
+            target.pop("weight_importance_method", None)
 
 
 def _limit_samples(evaluation: dict[str, Any], samples: object) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from owl import accelerate
 from owl.calibration import Batch, prepare
 from owl.config import Config
 from owl.data import Clip, DataError, Dataset, check_disjoint, load_dataset
 from owl.decoding import torch_decoder
 from owl.evaluation import Transcription, read, save, transcribe
-from owl.record import Run
+from owl.record import Run, acceleration
 from owl.scoring import is_repetitive
 from owl.whisper import choose_device, choose_dtype, language_of, load, window_samples
 
@@ -31,8 +32,11 @@ class Labels:
     language: str | None
 
 
-def load_model(config: Config, folder: Path | None = None):
-    """(model, processor) as the config's hardware section says; `folder` instead of the config's model when given. Says what it chose."""
+def load_model(config: Config, folder: Path | None = None, *, accelerated: bool = False):
+    """(model, processor) as the config's hardware section says; `folder` instead of the config's model when given. Says what it chose.
+
+    `accelerated`: for transcribing only, compiled and with 2:4 sparse products where config and device allow; dense and pruned alike.
+    """
     hardware = config.hardware
     if hardware.cpu_threads:
         torch.set_num_threads(hardware.cpu_threads)
@@ -40,7 +44,20 @@ def load_model(config: Config, folder: Path | None = None):
     dtype = choose_dtype(hardware.precision, device)
     if str(dtype) != f"torch.{hardware.precision}":
         print(f"precision {hardware.precision} was asked for; on a CPU we compute in float32")
-    return load(str(folder or config.model.name), device, dtype, config.model.cache_dir)
+    model, processor = load(str(folder or config.model.name), device, dtype, config.model.cache_dir)
+    if accelerated:
+        _accelerate(config, model)
+    return model, processor
+
+
+def _accelerate(config: Config, model) -> None:
+    sparse, compiled = acceleration(config)
+    if sparse.done:  # linears without a 2:4 pattern, such as all of the dense model's, stay as they are
+        taken, all_linears = accelerate.sparsify(model.model.encoder.layers)
+        print(f"{sparse.reason}: {taken} of {all_linears}")
+    if compiled.done:
+        accelerate.compile_parts(model.model.encoder, model.model.decoder, config.optimization.compile.mode)
+        print(compiled.reason)
 
 
 def evaluation_sets(config: Config) -> list[Dataset]:
@@ -100,7 +117,8 @@ def calibration_batches(config: Config, model, processor, labels: Labels) -> lis
 def transcripts(run: Run, name: str, model, processor, dataset: Dataset) -> Transcription:
     """Transcribe a dataset and keep it in `runs/<run>/transcripts/`; read what is there if it came from the same weights, clips and settings."""
     settings = run.config.evaluation
-    key = model_digest(model, [clip.digest for clip in dataset.clips], [dataset.language, settings.batch_size, settings.max_new_tokens])
+    facts = [dataset.language, settings.batch_size, settings.max_new_tokens, [list(one) for one in acceleration(run.config)]]
+    key = model_digest(model, [clip.digest for clip in dataset.clips], facts)
     path = run.folder / "transcripts" / f"{slug(dataset.name)}-{name}-{key}.jsonl"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +169,7 @@ def model_digest(model, *facts) -> str:
     """Hash of all weights of a model and some JSON-able facts."""
     hasher = hashlib.blake2b(json.dumps(facts).encode(), digest_size=8)
     for parameter in model.parameters():
-        hasher.update(parameter.detach().float().cpu().contiguous().numpy())
+        hasher.update(accelerate.dense(parameter.detach()).float().cpu().contiguous().numpy())
     return hasher.hexdigest()
 
 

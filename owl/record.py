@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
-from owl.config import Config, load_resolved
+from owl import accelerate
+from owl.config import Config, ConfigError, load_resolved
 from owl.paths import ROOT
 from owl.resolve import prepare
-from owl.whisper import choose_device
+from owl.whisper import choose_device, choose_dtype
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "jiwer", "whisper-normalizer", "numpy", "onnxruntime")
 
@@ -98,6 +99,7 @@ def provenance(config: Config) -> dict:
         "platform": f"{platform.system()} {platform.machine()}",
         "seed": config.pruning.calibration.seed,
         "device": device_name(config),
+        "acceleration": "; ".join(decision.reason for decision in acceleration(config)),
         "config": config.portable(),
     }
 
@@ -108,11 +110,22 @@ def device_name(config: Config) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
+def acceleration(config: Config) -> tuple[accelerate.Decision, accelerate.Decision]:
+    """What transcription runs on here: (2:4 sparse products, compilation), each with its reason. ConfigError where it cannot be had."""
+    device = choose_device(config.hardware.device, config.hardware.use_mps)
+    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+    sparse = accelerate.decide_sparse(config.pruning.pattern, device.type, capability, choose_dtype(config.hardware.precision, device))
+    try:
+        return sparse, accelerate.decide_compile(config.optimization.compile.enabled, config.optimization.compile.mode, device.type)
+    except RuntimeError as error:
+        raise ConfigError(str(error)) from error
+
+
 def provenance_rows(facts: Mapping) -> list[tuple[str, str]]:
     """What `provenance` returned as (what, value) rows for a reader."""
     packages = ", ".join(f"{name} {number}" for name, number in facts["packages"].items())
     rows = [("commit", facts["git_commit"] or "not in a git checkout"), ("packages", packages)]
-    rows += [(name, str(facts[name])) for name in ("python", "platform", "device", "seed")]
+    rows += [(name, str(facts[name])) for name in ("python", "platform", "device", "acceleration", "seed") if name in facts]
     return [*rows, ("configuration", json.dumps(facts["config"]))]
 
 

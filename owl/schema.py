@@ -25,6 +25,7 @@ Names = Annotated[list[Text], unique()]
 Method = Annotated[str, one_of("magnitude", "wanda", "sparsegpt", "alps")]
 Allocation = Annotated[str, one_of("uniform", "owl", "owl-equal", "dlp", "alpha", "measured")]
 Sparsity = Annotated[float, check(lambda value: 0 <= value < 1, "must be a fraction of at least 0 and below 1 such as 0.5")]
+Structure = Annotated[str, one_of("heads", "neurons", "layers")]
 Metric = Annotated[str, one_of("wer", "character_error_rate", aliases={"cer": "character_error_rate"})]
 Format = Annotated[str, one_of("hf", "onnx", later=("compact", "onnx-int8", "ct2", "ct2-int8"))]
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -85,6 +86,8 @@ class Pruning(Section):
     pruning_frequency: Count = 1  # recovery passes over the calibration clips between two rounds; the last round gets the whole recovery
     bias_refit: bool = False  # biases take up the mean of what pruning changed
     allocation: Allocation | None = None  # null: as apply_outlier_weighting and outlier_detection_method say
+    structures: Annotated[list[Structure], unique(), check(len, "must name at least one of heads, neurons, layers")] = ["heads", "neurons"]
+    equal_widths: bool = False  # structured: one feed-forward width per stack, as stock transformers and CTranslate2 want it
     recovery: Annotated[str, one_of("none", "blockwise", "distill")] = "none"
     recovery_minutes: Positive = 5.0  # of distill, after its blockwise beginning
     recovery_steps: Count | None = None  # of distill: this many instead of minutes, the same bits every time
@@ -100,7 +103,7 @@ class Pruning(Section):
 
     @property
     def pattern(self) -> str:
-        """ "unstructured" or "N:M"."""
+        """ "unstructured", "structured" or "N:M"."""
         return self.pruning_pattern
 
     @property
@@ -118,7 +121,7 @@ class Pruning(Section):
     @model_validator(mode="before")
     @classmethod
     def merge_keys(cls, data: Any) -> Any:
-        """`weight_importance_method` is `method`; an N:M pattern decides the sparsity and allocation that nobody stated."""
+        """`weight_importance_method` is `method`; a pattern decides the sparsity, allocation and method that nobody stated."""
         if not isinstance(data, dict):
             return data
         data = dict(data)
@@ -130,8 +133,11 @@ class Pruning(Section):
             )
         if fixed := parse_pattern(data.get("pruning_pattern")):
             data.setdefault("sparsity", 1 - fixed[0] / fixed[1])
-            if data.get("allocation") is None:
-                data.setdefault("apply_outlier_weighting", False)
+        if structured := data.get("pruning_pattern") == "structured":
+            data.setdefault("method", "sparsegpt")
+        drops_layers = structured and data.get("structures") == ["layers"]
+        if (fixed or drops_layers) and data.get("allocation") is None:
+            data.setdefault("apply_outlier_weighting", False)
         return data
 
     @model_validator(mode="after")
@@ -178,6 +184,26 @@ class Pruning(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def structures_fit_together(self) -> "Pruning":
+        if self.pattern != "structured":
+            return self
+        if self.method != "sparsegpt":
+            raise ValueError(
+                f"pruning_pattern structured decides by the second-order error, as sparsegpt does, not by {self.method}; "
+                'leave out method or set it to "sparsegpt" (METHOD=sparsegpt)'
+            )
+        if "layers" in self.structures and (len(self.structures) > 1 or self.allocation_name != "uniform"):
+            raise ValueError(
+                'structures ["layers"] drops whole layers by their influence: it goes with no other structure and no other allocation '
+                'than "uniform" (ALLOCATION=uniform)'
+            )
+        if self.equal_widths and "heads" in self.structures:
+            raise ValueError(
+                'equal_widths is for runtimes that cannot load fewer heads; set structures to ["neurons"] or equal_widths to false'
+            )
+        return self
+
 
 class Evaluation(Section):
     datasets: Annotated[list[Dataset], check(len, "must list at least one dataset")] = [
@@ -206,8 +232,8 @@ class Quantization(Section):
 
 
 class Compile(Section):
-    enabled: Off = False
-    mode: Text = "default"
+    enabled: bool = False
+    mode: Annotated[str, one_of("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")] = "default"
 
 
 class Optimization(Section):

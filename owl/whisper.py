@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor, logging
 
 from owl.config import ConfigError
+from owl.shapes import kind_of
 
 logging.set_verbosity_error()  # its warnings about generate() repeat for every batch and drown the progress bars
 logging.disable_progress_bar()
@@ -71,7 +72,7 @@ def load(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = tor
         config = AutoConfig.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
         if config.model_type != "whisper":
             raise ModelError(f"'{name}' is a '{config.model_type}' model, not a Whisper; this tool prunes Whisper models only")
-        model, info = WhisperForConditionalGeneration.from_pretrained(
+        model, info = kind_of(config).from_pretrained(
             name, dtype=dtype, cache_dir=cache_dir, use_safetensors=True, output_loading_info=True
         )
         processor = WhisperProcessor.from_pretrained(name, cache_dir=cache_dir)

@@ -240,7 +240,8 @@ def test_a_pattern_override_decides_the_sparsity_unless_that_is_overridden(write
         ({"SAMPLES": "0"}, "SAMPLES=0: must be a whole number of at least 1, not 0"),
         ({"METHOD": "wonder"}, "METHOD=wonder: 'wonder' is not known; use one of magnitude, wanda, sparsegpt"),
         ({"ALLOCATION": "best"}, "ALLOCATION=best: 'best' is not known; use one of uniform, owl, owl-equal, dlp, alpha, measured"),
-        ({"PATTERN": "structured"}, "PATTERN=structured: 'structured' is not available yet; use one of unstructured, 2:4, 4:8"),
+        ({"PATTERN": "structure"}, "PATTERN=structure: 'structure' is not known; use one of unstructured, structured, 2:4, 4:8"),
+        ({"PATTERN": "structured", "METHOD": "wanda"}, "decides by the second-order error, as sparsegpt does, not by wanda"),
         ({"DEVICE": "gpu"}, "DEVICE=gpu: must be one of auto, cuda"),
         ({"FORMATS": "hf,ct2"}, "FORMATS=hf,ct2: 'ct2' is not available yet; use one of hf, onnx"),
         ({"SPEED": "9"}, "SPEED: unknown override; use one of SPARSITY, METHOD, ALLOCATION, PATTERN, MODEL, SAMPLES, DEVICE"),
@@ -249,6 +250,16 @@ def test_a_pattern_override_decides_the_sparsity_unless_that_is_overridden(write
 )
 def test_a_bad_override_is_named_with_the_fix(write, overrides, expected):
     assert expected in error_of(write(), overrides)
+
+
+def test_a_structured_pattern_decides_the_method_unless_that_is_overridden_and_layers_the_allocation(write):
+    path = write({"pruning": {"method": "wanda", "weight_importance_method": "wanda"}})
+    config = load(path, {"pattern": "structured"})
+    assert (config.pruning.method, config.pruning.allocation_name, config.pruning.structures) == ("sparsegpt", "owl", ["heads", "neurons"])
+    assert run_name(path, config, {"pattern": "structured"}) == "mine-sparsegpt-owl-structured-s0.5"
+    assert "METHOD=sparsegpt" in error_of(path, {"pattern": "structured", "method": "wanda"})
+    layers = load(write({"pruning": {"pruning_pattern": "structured", "structures": ["layers"]}}))
+    assert layers.pruning.allocation_name == "uniform"
 
 
 # --- files that cannot be read
@@ -319,10 +330,15 @@ def section(dotted, value):
         ("pruning.method", "random", "'random' is not known; use one of magnitude, wanda, sparsegpt"),
         ("pruning.allocation", "best", "is not known; use one of uniform, owl, owl-equal, dlp, alpha, measured"),
         ("pruning.outlier_detection_method", "mean", "use one of owl, median"),
-        ("pruning.pruning_pattern", "structured", "is not available yet; use one of unstructured, 2:4"),
+        ("pruning", {"pruning_pattern": "structured", "method": "magnitude"}, "(METHOD=sparsegpt)"),
+        ("pruning", {"pruning_pattern": "structured", "structures": ["layers", "heads"]}, "goes with no other structure"),
+        ("pruning", {"pruning_pattern": "structured", "structures": ["layers"], "allocation": "owl"}, "ALLOCATION=uniform"),
+        ("pruning", {"pruning_pattern": "structured", "equal_widths": True}, 'set structures to ["neurons"]'),
+        ("pruning.structures", [], "must name at least one of heads, neurons, layers"),
+        ("pruning.structures", ["rows"], "'rows' is not known; use one of heads, neurons, layers"),
         ("pruning.pruning_pattern", "4:2", "N must be at least 1 and below M"),
         ("pruning.pruning_pattern", "0:4", "N must be at least 1 and below M"),
-        ("pruning.pruning_pattern", "blocky", "is not known; use one of unstructured, 2:4"),
+        ("pruning.pruning_pattern", "blocky", "is not known; use one of unstructured, structured, 2:4"),
         ("pruning.pruning_schedule", "sine", "'sine' is not known; use one of one_shot, linear, exponential, cubic"),
         ("pruning.pruning_iterations", 0, "must be a whole number of at least 1"),
         ("pruning.recovery", "retrain", "'retrain' is not known; use one of none, blockwise, distill"),
@@ -347,7 +363,7 @@ def section(dotted, value):
         ("evaluation.max_new_tokens", -5, "at least 1"),
         ("evaluation.normalizer", "german", "use one of auto, english, basic, none"),
         ("optimization.quantization.enabled", True, "is not available yet; use false"),
-        ("optimization.compile.enabled", True, "is not available yet; use false"),
+        ("optimization.compile.mode", "fast", "is not known; use one of default, reduce-overhead"),
         ("output.save_model", "yes", "must be true or false"),
         ("output.formats", ["onnx-int8"], "is not available yet; use one of hf, onnx"),
         ("hardware.device", "cuda:", "must be one of auto, cuda"),

@@ -132,7 +132,7 @@ def test_the_import_closure_reaches_kernels_through_other_modules():
 
 
 def test_pure_modules_import_nothing_of_ours():
-    for name in ("outliers", "allocation", "solvers", "scoring", "intervals"):
+    for name in ("outliers", "allocation", "solvers", "scoring", "intervals", "structured", "accelerate"):
         assert closure((ROOT / "owl" / f"{name}.py").read_text()) == set(), name
     assert closure((ROOT / "owl" / "plots.py").read_text()) <= {"plots_axes", "plots_blocks", "plots_results"}
 
