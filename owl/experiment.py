@@ -5,7 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,8 +44,10 @@ def load_model(config: Config, folder: Path | None = None):
 
 
 def evaluation_sets(config: Config) -> list[Dataset]:
-    """Every evaluation dataset of the config, in order, whole or its first `max_samples` clips."""
-    return [load_dataset(**_source(entry, config)) for entry in tqdm(config.evaluation.datasets, desc="evaluation data", unit="dataset")]
+    """Every evaluation dataset of the config, in order, whole or its first `max_samples` clips, each under a name of its own."""
+    entries = tqdm(config.evaluation.datasets, desc="evaluation data", unit="dataset")
+    loaded = [load_dataset(**_source(entry, config)) for entry in entries]
+    return [replace(dataset, name=name) for dataset, name in zip(loaded, config.evaluation.display_names)]
 
 
 def calibration_set(config: Config, evaluated: Sequence[Dataset] = ()) -> Dataset:
