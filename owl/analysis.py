@@ -37,7 +37,7 @@ def ratios_of_halves(block: Block, statistics: Mapping[str, Statistics], clips: 
 def allocations(blocks: Sequence[Block], ratios: Sequence[float], sparsity: float, lam: float, multiple: float) -> pd.DataFrame:
     """Sparsity per block under every allocation and the median variant (columns block, allocation, sparsity)."""
     counts = [block.weight_count for block in blocks]
-    columns = {name: allocate(name, ratios, counts, sparsity, lam) for name in ALLOCATIONS}
+    columns = {name: usable(allocate(name, ratios, counts, sparsity, lam)) for name in ALLOCATIONS}
     columns["median"] = per_block(blocks, median_of(blocks, sparsity, lam, multiple))
     return pd.DataFrame(
         {"block": block.name, "allocation": name, "sparsity": value}
@@ -53,7 +53,12 @@ def chosen_sparsities(config: Config, blocks: Sequence[Block], ratios: Sequence[
     if name == "median":
         return median_of(blocks, pruning.sparsity, lam, pruning.outlier_hyper_m)
     counts = [block.weight_count for block in blocks]
-    return spread(blocks, allocate(name, ratios, counts, pruning.sparsity, lam))
+    return spread(blocks, usable(allocate(name, ratios, counts, pruning.sparsity, lam)))
+
+
+def usable(sparsities: Sequence[float]) -> list[float]:
+    """At most 1 each: the published arithmetic of "owl-equal" can ask for more of a block than it has; then all of it goes."""
+    return [min(1.0, value) for value in sparsities]
 
 
 def median_of(blocks: Sequence[Block], sparsity: float, lam: float, boost: float) -> dict[str, float]:
