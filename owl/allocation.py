@@ -23,7 +23,7 @@ def allocate(
     "uniform": `sparsity` everywhere. "owl": s_i = S − (r_i − r̄) with r = 2λ·(D − min D)/(max D − min D) and r̄ weighted by
     `weight_counts`; where that leaves [0, 1], all blocks move by the one shift that keeps Σ w·clip(s, 0, 1) = S·Σ w.
     "owl-equal": unweighted r̄, s ≤ 0 → 0.01, nothing redistributed. All ratios equal, or one block: uniform.
-    Raises ValueError for an unknown name, different lengths, no blocks, values that are not finite, sparsity outside [0, 1), λ < 0.
+    Raises ValueError for an unknown name, different lengths, no blocks, values that are not finite, sparsity outside [0, 1), λ < 0 or not finite.
     """
     _check(name, outlier_ratios, weight_counts, sparsity, lam)
     low, high = min(outlier_ratios), max(outlier_ratios)
@@ -86,5 +86,5 @@ def _check(name: str, ratios: Sequence[float], counts: Sequence[int], sparsity: 
         raise ValueError(f"every block needs at least one weight: {list(counts)}")
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be in [0, 1), not {sparsity}")
-    if not lam >= 0:
-        raise ValueError(f"lambda must not be negative, not {lam}")
+    if not (isfinite(lam) and lam >= 0):
+        raise ValueError(f"lambda must not be negative and must be finite, not {lam}")
