@@ -105,3 +105,9 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
 def test_every_committed_config_is_json_that_people_can_copy():
     for path in (ROOT / "configs").glob("*.json"):
         assert json.loads(path.read_text())["model"]["name"]
+
+
+def test_a_folder_of_others_files_carries_its_provenance_beside_them(tmp_path, run):
+    record.write_provenance(tmp_path, run.config)
+    facts = json.loads((tmp_path / "provenance.json").read_text())
+    assert facts == json.loads(json.dumps(record.provenance(run.config))) and facts["config"]["model"]["name"] == "models/demo"
