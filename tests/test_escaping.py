@@ -55,7 +55,7 @@ def shown(notebook: str, marker: str, names: dict) -> str:
 @pytest.mark.parametrize(
     "notebook, marker",
     [
-        ("01_outlier_analysis.ipynb", "unreadable"),
+        ("01_outlier_analysis.ipynb", "unreadable ="),
         ("03_evaluation.ipynb", "left_out ="),
         ("03_evaluation.ipynb", "comparison_table"),
         ("03_evaluation.ipynb", "scoring.worst"),
