@@ -6,6 +6,8 @@ are sinusoids, so a prefix of them is a shorter window); some see the full 30 s,
 Deterministic by seed (the batch of step n depends on seed and n alone), checkpointed, and resumed where it stopped.
 """
 
+import hashlib
+import json
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -66,11 +68,12 @@ def prepare(clips: list[Clip], processor: WhisperProcessor) -> list[Example]:
 def train(
     model: WhisperForConditionalGeneration, examples: list[Example], folder: Path, seed: int, schedule: Schedule = Schedule()
 ) -> None:
-    """Train `model` in place; `folder/training.pt` holds the state every 500 steps and is resumed when it is there."""
+    """Train `model` in place; a file in `folder` holds the state every 500 steps and is resumed by the same seed, schedule and texts only."""
     head = nn.Linear(model.config.d_model, TEXT_TOKENS + 1)  # the last class is CTC's blank
     parameters = [p for p in (*model.parameters(), *head.parameters()) if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=schedule.peak, betas=(0.9, 0.98), weight_decay=0.01)
-    checkpoint, first = folder / "training.pt", 0
+    asked = fingerprint(seed, schedule, [example.tokens for example in examples], [example.floor for example in examples])
+    checkpoint, first = folder / f"training-{asked}.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint)
         model.load_state_dict(state["model"]), head.load_state_dict(state["head"]), optimiser.load_state_dict(state["optimiser"])
@@ -97,6 +100,11 @@ def train(
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
     model.eval()
+
+
+def fingerprint(*facts) -> str:
+    """Eight hex digits of what a file in the work folder was made for."""
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:8]
 
 
 def _learning_rate(step: int, schedule: Schedule) -> float:

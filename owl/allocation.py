@@ -23,7 +23,7 @@ def allocate(
     "uniform": `sparsity` everywhere. "owl": s_i = S − (r_i − r̄) with r = 2λ·(D − min D)/(max D − min D) and r̄ weighted by
     `weight_counts`; where that leaves [0, 1], all blocks move by the one shift that keeps Σ w·clip(s, 0, 1) = S·Σ w.
     "owl-equal": unweighted r̄, s ≤ 0 → 0.01, nothing redistributed. All ratios equal, or one block: uniform.
-    Raises ValueError for an unknown name, different lengths, no blocks, values that are not finite, sparsity outside [0, 1), λ < 0.
+    Raises ValueError for an unknown name, different lengths, no blocks, values that are not finite, sparsity outside [0, 1), λ < 0 or not finite.
     """
     if name not in ALLOCATIONS:
         raise ValueError(f"unknown allocation '{name}'; choose one of {', '.join(ALLOCATIONS)}")

@@ -63,7 +63,7 @@ class Guides:
         return pd.DataFrame(
             {"block": block.name, "allocation": name, "sparsity": value}
             for name in (*ALLOCATIONS, "dlp", "alpha", "median")
-            for block, value in zip(self.blocks, self.sparsities(name, sparsity))
+            for block, value in zip(self.blocks, usable(self.sparsities(name, sparsity)))
         )
 
 
@@ -72,7 +72,7 @@ def chosen_sparsities(config: Config, guides: Guides) -> dict[str, float]:
     pruning, blocks = config.pruning, guides.blocks
     if pruning.allocation_name == "median":
         return median_of(blocks, pruning.sparsity, guides.lam, guides.multiple)
-    wanted = [min(1.0, value) for value in guides.sparsities(pruning.allocation_name, pruning.sparsity)]
+    wanted = usable(guides.sparsities(pruning.allocation_name, pruning.sparsity))
     if pruning.group_size:
         kept = mixed_groups(wanted, [block.weight_count for block in blocks], pruning.group_size, pruning.sparsity)
         wanted = [1 - count / pruning.group_size for count in kept]
@@ -83,6 +83,11 @@ def chosen_patterns(config: Config, sparsities: Mapping[str, float]) -> str | di
     """The config's pattern, or the N:M of each linear where it is mixed."""
     size = config.pruning.group_size
     return {name: f"{round((1 - value) * size)}:{size}" for name, value in sparsities.items()} if size else config.pruning.pattern
+
+
+def usable(sparsities: Sequence[float]) -> list[float]:
+    """At most 1 each: the published arithmetic of "owl-equal" can ask for more of a block than it has; then all of it goes."""
+    return [min(1.0, value) for value in sparsities]
 
 
 def median_of(blocks: Sequence[Block], sparsity: float, lam: float, boost: float) -> dict[str, float]:

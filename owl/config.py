@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from owl.paths import ROOT
 from owl.problems import describe
-from owl.schema import Config, parse_pattern, path_slots
+from owl.schema import Config, dataset_entries, parse_pattern, path_slots
 
 __all__ = ["OVERRIDES", "Config", "ConfigError", "load", "load_resolved", "run_name"]
 
@@ -55,6 +55,7 @@ def load(path: str | os.PathLike, overrides: Mapping[str, object] | None = None)
     """
     raw, base = _read(path)
     given = _parse_overrides(overrides or {})
+    _locate_datasets(raw, base)
     _resolve_paths(raw, base)
     _apply(raw, given)
     config = _validate(raw, path, given)
@@ -157,6 +158,17 @@ def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
     model = raw.get("model")
     if isinstance(model, dict) and isinstance(model.get("name"), str):
         model["name"] = _locate_model(model["name"], base)
+
+
+def _locate_datasets(raw: dict[str, Any], base: Path) -> None:
+    """Write a dataset `name` that is a folder under `base` as its `path`, in place: the kernel's folder is another, and inputs are hashed."""
+    for entry in dataset_entries(raw):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not name.strip() or entry.get("path") is not None:
+            continue
+        if name.startswith((".", "/", "~")) or os.path.isdir(os.path.join(base, name)):
+            entry["path"] = _absolute(name, base)
+            entry["name"] = os.path.basename(entry["path"]) or name
 
 
 def _absolute(path: str, base: Path) -> str:

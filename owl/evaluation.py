@@ -5,7 +5,7 @@ Raw hypotheses are the result; normalising and scoring them (`owl.scoring`) need
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -79,9 +79,9 @@ def transcribe(
     return Transcription(transcripts, time.perf_counter() - started)
 
 
-def save(path: Path, transcription: Transcription) -> None:
-    """Raw JSONL, one clip a line, the wall time on the first; written whole or not at all."""
-    lines = [{"seconds": transcription.seconds}, *(asdict(one) for one in transcription.transcripts)]
+def save(path: Path, transcription: Transcription, provenance: Mapping) -> None:
+    """Raw JSONL, one clip a line, the wall time and where it all comes from on the first; written whole or not at all."""
+    lines = [{"seconds": transcription.seconds, "provenance": provenance}, *(asdict(one) for one in transcription.transcripts)]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     temporary.replace(path)

@@ -9,10 +9,14 @@ import sys
 from pathlib import Path
 
 import papermill
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 from owl.paths import ROOT
 from owl.resolve import CLAIMS
+
+DIED = "its kernel died, most likely because memory ran out (the README says what each model needs)"
+SMALLER = "use fewer clips (SAMPLES=20), a smaller evaluation.batch_size or fewer pruning.calibration.samples in the config, or a smaller MODEL"
 
 
 def main(notebook: Path, output: Path, run: str, step: str) -> int:
@@ -30,6 +34,11 @@ def main(notebook: Path, output: Path, run: str, step: str) -> int:
     except PapermillExecutionError as error:
         print(f"\nthe notebook with its traceback: {half.relative_to(ROOT)}", file=sys.stderr)
         print(f"error: {notebook.stem} stopped: {error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    except (DeadKernelError, CellTimeoutError) as error:
+        print(f"\nthe notebook as far as it came: {half.relative_to(ROOT)}", file=sys.stderr)
+        what = DIED if isinstance(error, DeadKernelError) else "a cell ran into its time limit"
+        print(f"error: {notebook.stem} stopped: {what}; {SMALLER}", file=sys.stderr)
         return 1
     shutil.move(half, output)
     return 0

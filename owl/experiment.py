@@ -5,10 +5,11 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import transformers
 from tqdm import tqdm
 
 from owl import accelerate
@@ -17,9 +18,13 @@ from owl.config import Config
 from owl.data import Clip, DataError, Dataset, check_disjoint, load_dataset
 from owl.decoding import torch_decoder
 from owl.evaluation import Transcription, read, save, transcribe
-from owl.record import Run, acceleration
+from owl.paths import ROOT
+from owl.record import Run, acceleration, provenance
 from owl.scoring import is_repetitive
 from owl.whisper import choose_device, choose_dtype, language_of, load, window_samples
+
+
+DECODING_MODULES = ("decoding", "evaluation", "windows", "whisper")  # a change in one of them makes stored transcripts stale
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,10 @@ def _accelerate(config: Config, model) -> None:
 
 
 def evaluation_sets(config: Config) -> list[Dataset]:
-    """Every evaluation dataset of the config, in order, whole or its first `max_samples` clips."""
-    return [load_dataset(**_source(entry, config)) for entry in tqdm(config.evaluation.datasets, desc="evaluation data", unit="dataset")]
+    """Every evaluation dataset of the config, in order, whole or its first `max_samples` clips, each under a name of its own."""
+    entries = tqdm(config.evaluation.datasets, desc="evaluation data", unit="dataset")
+    loaded = [load_dataset(**_source(entry, config)) for entry in entries]
+    return [replace(dataset, name=name) for dataset, name in zip(loaded, config.evaluation.display_names)]
 
 
 def calibration_set(config: Config, evaluated: Sequence[Dataset] = ()) -> Dataset:
@@ -115,17 +122,34 @@ def calibration_batches(config: Config, model, processor, labels: Labels) -> lis
 
 
 def transcripts(run: Run, name: str, model, processor, dataset: Dataset) -> Transcription:
-    """Transcribe a dataset and keep it in `runs/<run>/transcripts/`; read what is there if it came from the same weights, clips and settings."""
+    """Transcribe a dataset and keep it in `runs/<run>/transcripts/`; read what is there if nothing differs that decides text or speed."""
     settings = run.config.evaluation
-    facts = [dataset.language, settings.batch_size, settings.max_new_tokens, [list(one) for one in acceleration(run.config)]]
-    key = model_digest(model, [clip.digest for clip in dataset.clips], facts)
+    clips = [(clip.id, clip.text, clip.speaker, clip.digest) for clip in dataset.clips]
+    accelerated = [list(one) for one in acceleration(run.config)]
+    facts = [dataset.language, settings.batch_size, settings.max_new_tokens, accelerated]
+    key = model_digest(model, clips, facts, surroundings(model, processor))
     path = run.folder / "transcripts" / f"{slug(dataset.name)}-{name}-{key}.jsonl"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         decode = torch_decoder(model, processor, language=dataset.language, max_new_tokens=settings.max_new_tokens)
         decode([dataset.clips[0].audio])  # a first call compiles and allocates; it is not part of the speed
-        save(path, transcribe(decode, processor, dataset.clips, batch_size=settings.batch_size, description=f"{dataset.name}, {name}"))
+        said = transcribe(decode, processor, dataset.clips, batch_size=settings.batch_size, description=f"{dataset.name}, {name}")
+        save(path, said, provenance(run.config))
     return read(path)
+
+
+def surroundings(model, processor) -> dict:
+    """What decides a transcript and its time beside weights, clips and settings: code, packages, device, precision, model and processor files."""
+    weight = next(model.parameters())
+    device = torch.cuda.get_device_name(weight.device) if weight.device.type == "cuda" else weight.device.type
+    code = [(ROOT / "owl" / f"{name}.py").read_text(encoding="utf-8") for name in DECODING_MODULES]
+    return {
+        "code": hashlib.sha256("".join(code).encode()).hexdigest(),
+        "packages": [torch.__version__, transformers.__version__],
+        "hardware": [device, str(weight.dtype), torch.get_num_threads()],
+        "model": [model.config.to_json_string(), model.generation_config.to_json_string()],
+        "processor": [processor.feature_extractor.to_json_string(), sorted(processor.tokenizer.get_vocab().items())],
+    }
 
 
 def normalizer_of(config: Config, model, dataset: Dataset) -> str:

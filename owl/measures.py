@@ -127,10 +127,9 @@ def kl_summary(rows: list[dict]) -> dict:
     return {"kl": table.kl.sum() / table.tokens.sum(), "low": low, "high": high, "clips": len(table), "tokens": int(table.tokens.sum())}
 
 
-def _speakers(transcription: Transcription) -> list[str] | None:
-    """The speaker of each clip, or None where one is not named."""
-    speakers = [one.speaker for one in transcription.transcripts]
-    return None if None in speakers else speakers
+def _speakers(transcription: Transcription) -> list[str | None]:
+    """The speaker of each clip, None where the source names none: `owl.intervals` says what those count as."""
+    return [one.speaker for one in transcription.transcripts]
 
 
 def interval(bounds) -> str:

@@ -104,6 +104,11 @@ def provenance(config: Config) -> dict:
     }
 
 
+def write_provenance(folder: Path, config: Config) -> None:
+    """`provenance.json` in a folder that has no artefact of ours to carry it."""
+    (folder / "provenance.json").write_text(json.dumps(provenance(config), indent=1) + "\n", encoding="utf-8")
+
+
 def device_name(config: Config) -> str:
     """The device that the config's hardware section leads to here, with the GPU's name where there is one."""
     device = choose_device(config.hardware.device, config.hardware.use_mps)

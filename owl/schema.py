@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, computed_field, model_validator
 
 from owl.checks import check, check_pattern, if_null, one_of, parse_mixed, parse_pattern, unique
+from owl.names import tell_apart
 from owl.paths import ROOT
 from owl.schedule import SCHEDULES
 
@@ -222,7 +223,16 @@ class Evaluation(Section):
         for index, dataset in enumerate(self.datasets):
             if dataset in self.datasets[:index]:
                 raise ValueError(f"datasets[{index}] ('{dataset.name}') repeats an earlier entry; remove it")
+        shown = self.display_names
+        for index, name in enumerate(shown):
+            if name in shown[:index]:
+                raise ValueError(f"datasets[{index}] and an earlier entry would both be called '{name}' in the report; rename one of them")
         return self
+
+    @property
+    def display_names(self) -> list[str]:
+        """What each dataset is called in transcripts, tables and summary.json."""
+        return tell_apart([dataset.model_dump() for dataset in self.datasets])
 
 
 class Quantization(Section):
@@ -289,14 +299,19 @@ class Config(Section):
 
 def path_slots(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     """(section, key) of every non-empty path in a config's JSON, valid or not; without `model.name`, which may be a Hub id."""
-
-    def get(value: Any, *keys: str) -> Any:
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
-
-    datasets = get(raw, "evaluation", "datasets")
-    entries = [get(raw, "pruning", "calibration", "dataset"), *(datasets if isinstance(datasets, list) else [])]
-    for section, key in [(get(raw, "model"), "cache_dir"), (get(raw, "output"), "dir"), *((entry, "path") for entry in entries)]:
-        if isinstance(value := get(section, key), str) and value:
+    entries = dataset_entries(raw)
+    for section, key in [(_get(raw, "model"), "cache_dir"), (_get(raw, "output"), "dir"), *((entry, "path") for entry in entries)]:
+        if isinstance(value := _get(section, key), str) and value:
             yield section, key
+
+
+def dataset_entries(raw: dict[str, Any]) -> list[Any]:
+    """The calibration's and the evaluation's dataset entries of a config's JSON, valid or not."""
+    datasets = _get(raw, "evaluation", "datasets")
+    return [_get(raw, "pruning", "calibration", "dataset"), *(datasets if isinstance(datasets, list) else [])]
+
+
+def _get(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

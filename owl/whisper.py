@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor, logging
 
 from owl.config import ConfigError
+from owl.prompt import complete_settings, language_code
 from owl.shapes import kind_of
 
 logging.set_verbosity_error()  # its warnings about generate() repeat for every batch and drown the progress bars
@@ -76,6 +77,7 @@ def load(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = tor
             name, dtype=dtype, cache_dir=cache_dir, use_safetensors=True, output_loading_info=True
         )
         processor = WhisperProcessor.from_pretrained(name, cache_dir=cache_dir)
+        complete_settings(model.generation_config, processor.tokenizer.get_vocab(), model.config.vocab_size)
     except ModelError:
         raise
     except Exception as error:  # transformers raises OSError, ValueError, SafetensorError and more for a folder that is not right
@@ -161,7 +163,7 @@ def zero_count(targeted: Sequence[Block]) -> int:
 def prompt_tokens(model: WhisperForConditionalGeneration, language: str | None = None) -> list[int]:
     """The decoder's start: start of transcript; language and task if multilingual; no timestamps.
 
-    `language` is a code such as "en" (default: the model's own, else English); ModelError for one the model does not know.
+    `language` is a code, name or token, "de", "German", "<|de|>" (default: the model's own, else English); ModelError for an unknown one.
     """
     settings = model.generation_config
     start, no_timestamps = model.config.decoder_start_token_id, settings.no_timestamps_token_id
@@ -169,13 +171,14 @@ def prompt_tokens(model: WhisperForConditionalGeneration, language: str | None =
         return [start, no_timestamps]
     token = f"<|{language_of(model, language)}|>"
     if token not in settings.lang_to_id:
-        raise ModelError(f"the model knows no language '{language}'; it knows {', '.join(sorted(settings.lang_to_id)[:8])} …")
+        asked = language or getattr(settings, "language", None)
+        raise ModelError(f"the model knows no language '{asked}'; it knows {', '.join(sorted(settings.lang_to_id)[:8])} …")
     return [start, settings.lang_to_id[token], settings.task_to_id["transcribe"], no_timestamps]
 
 
 def language_of(model: WhisperForConditionalGeneration, language: str | None) -> str:
     """The language code that transcription uses: the one asked for, else the model's own setting, else English."""
-    return language or getattr(model.generation_config, "language", None) or "en"
+    return language_code(language or getattr(model.generation_config, "language", None) or "en")
 
 
 def window_samples(processor: WhisperProcessor) -> int:

@@ -105,6 +105,8 @@ def test_owl_equal_and_outlier_ratios_equal_the_published_code(golden):
         (dict(sparsity=1.0), "sparsity must be in"),
         (dict(sparsity=-0.1), "sparsity must be in"),
         (dict(lam=-1), "lambda must be finite and not negative"),
+        (dict(lam=float("inf")), "lambda must be finite"),
+        (dict(lam=float("nan")), "lambda must be finite"),
     ],
 )
 def test_bad_input_is_refused_with_the_reason(change, words):

@@ -119,6 +119,16 @@ def test_paths_in_a_file_start_from_the_files_folder(write, tmp_path, monkeypatc
     assert config.output.dir == str(tmp_path / "out")
 
 
+def test_a_dataset_name_that_is_a_folder_beside_the_file_is_a_path(write, tmp_path, monkeypatch):
+    (tmp_path / "speech" / "clean").mkdir(parents=True)
+    monkeypatch.chdir("/")
+    datasets = [{"name": "speech"}, {"name": "./gone"}, {"name": "speech/clean"}, {"name": "hub/set"}]
+    config = load(write({"pruning": {"calibration": {"dataset": {"name": "./speech"}}}, "evaluation": {"datasets": datasets}}))
+    assert config.pruning.calibration.dataset.path == str(tmp_path / "speech")
+    found = [(dataset.name, dataset.path and os.path.relpath(dataset.path, tmp_path)) for dataset in config.evaluation.datasets]
+    assert found == [("speech", "speech"), ("gone", "gone"), ("clean", "speech/clean"), ("hub/set", None)]
+
+
 def test_an_existing_folder_beats_a_hub_id(write, tmp_path):
     path = write({"model": {"name": "openai/whisper-tiny"}})
     assert load(path).model.name == "openai/whisper-tiny"
@@ -404,6 +414,32 @@ def test_the_same_dataset_in_two_splits_is_fine(write):
     assert len(load(write({"evaluation": {"datasets": datasets}})).evaluation.datasets) == 2
 
 
+@pytest.mark.parametrize(
+    "datasets, shown",
+    [
+        ([{"name": "a"}, {"name": "b"}], ["a", "b"]),
+        ([{"name": "a", "split": "clean"}, {"name": "b"}, {"name": "a", "split": "other"}], ["a clean", "b", "a other"]),
+        ([{"name": "a", "split": "x", "subset": "s"}, {"name": "a", "split": "x", "subset": "t"}], ["a s", "a t"]),
+        ([{"name": "a", "path": "one/clips"}, {"name": "a", "path": "two/clips"}], ["a one/clips", "a two/clips"]),
+        ([{"name": "a", "path": "one"}, {"name": "a"}], ["a one", "a"]),
+        ([{"name": "a", "language": "de"}, {"name": "a", "language": "fr"}], ["a de", "a fr"]),
+    ],
+)
+def test_datasets_of_one_name_are_told_apart_by_what_differs(write, datasets, shown):
+    assert load(write({"evaluation": {"datasets": datasets}})).evaluation.display_names == shown
+
+
+@pytest.mark.parametrize(
+    "datasets",
+    [
+        [{"name": "a", "max_samples": 1}, {"name": "a", "max_samples": 2}],
+        [{"name": "a", "split": "x"}, {"name": "a", "split": "y"}, {"name": "a y"}],
+    ],
+)
+def test_datasets_that_no_name_tells_apart_are_refused(write, datasets):
+    assert "and an earlier entry would both be called 'a" in error_of(write({"evaluation": {"datasets": datasets}}))
+
+
 def test_all_problems_are_listed_one_per_line(write):
     message = error_of(write({"pruning": {"sparsity": 2, "methd": "x"}, "hardware": {"device": "tpu"}}))
     assert len(message.splitlines()) == 3
@@ -460,11 +496,12 @@ def test_the_command_writes_the_runs_config_once_and_prints_its_name(run, write,
     assert [file.name for file in written.parent.iterdir()] == ["config.json"]
 
 
-def test_a_changed_clip_or_model_file_is_a_changed_run(run, write, tmp_path):
+@pytest.mark.parametrize("entry", [{"name": "speech", "path": "speech"}, {"name": "speech"}], ids=["path", "name"])
+def test_a_changed_clip_or_model_file_is_a_changed_run(run, write, tmp_path, entry):
     folder = tmp_path / "speech"
     folder.mkdir()
     (folder / "metadata.csv").write_text("file_name,text\n")
-    path = write({"evaluation": {"datasets": [{"name": "speech", "path": "speech"}]}})
+    path = write({"evaluation": {"datasets": [entry]}})
     assert run(path) == 0
     written = tmp_path / "runs" / "mine-wanda-owl-s0.5" / "config.json"
     os.utime(written, (1, 1))

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from demo import build as demo_build
+from demo import train
 from demo.build import COUNTS, build
 from demo.text import TEMPLATES, sentences, vocabulary
 from demo.train import Schedule, encode
@@ -68,14 +70,79 @@ def test_the_training_encoder_is_the_stock_encoder_on_the_full_window():
         assert torch.equal(encode(model, features), model.model.encoder(features).last_hidden_state)
 
 
-@pytest.mark.skipif(not (shutil.which("espeak-ng") and shutil.which("flite")), reason="needs the programs espeak-ng and flite")
-def test_the_whole_recipe_runs_on_a_tiny_scale_and_resumes(tmp_path):
-    counts = {"evaluation": 3, "calibration": 3, "training": 24}
-    schedule = Schedule(steps=3, batch=4, full_window_batch=1, warmup=1, second_steps=1)
-    build(tmp_path / "data", tmp_path / "model", tmp_path / "work", counts=counts, schedule=schedule)
-    model, processor = whisper.load(str(tmp_path / "model"))
-    assert len(load_dataset("evaluation", path=tmp_path / "data" / "evaluation").clips) == 3
-    before = model.state_dict()["model.encoder.layers.0.fc1.weight"].clone()
-    build(tmp_path / "data", tmp_path / "model", tmp_path / "work", counts=counts, schedule=schedule)  # finished: nothing is trained again
-    again, _ = whisper.load(str(tmp_path / "model"))
-    assert torch.equal(before, again.state_dict()["model.encoder.layers.0.fc1.weight"])
+speaks = pytest.mark.skipif(not (shutil.which("espeak-ng") and shutil.which("flite")), reason="needs the programs espeak-ng and flite")
+FEW = {"evaluation": 3, "calibration": 3, "training": 24}
+SHORT = Schedule(steps=3, batch=4, full_window_batch=1, warmup=1, second_steps=1)
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """`make(**changes)` runs the recipe on a tiny scale; `.steps` counts training steps taken, `.spoken` texts synthesised."""
+
+    class Make:
+        steps = spoken = 0
+        data, target, work = tmp_path / "data", tmp_path / "model", tmp_path / "work"
+
+        def __call__(self, **changes):
+            self.steps = self.spoken = 0
+            build(self.data, self.target, self.work, **({"counts": FEW, "schedule": SHORT} | changes))
+            return whisper.load(str(self.target))[0].state_dict()["model.encoder.layers.0.fc1.weight"]
+
+    make, losses, synthesise = Make(), train._losses, demo_build.synthesise
+
+    def counted_losses(*arguments):
+        make.steps += 1
+        return losses(*arguments)
+
+    def counted_synthesise(texts, *arguments):
+        make.spoken += len(texts)
+        return synthesise(texts, *arguments)
+
+    monkeypatch.setattr(train, "_losses", counted_losses)
+    monkeypatch.setattr(demo_build, "synthesise", counted_synthesise)
+    return make
+
+
+@speaks
+def test_the_whole_recipe_runs_on_a_tiny_scale_and_resumes(make):
+    before = make()
+    assert (make.steps, make.spoken) == (4, 30)
+    assert len(load_dataset("evaluation", path=make.data / "evaluation").clips) == 3
+    assert torch.equal(before, make()) and (make.steps, make.spoken) == (0, 0)  # finished: nothing is made or trained again
+
+
+@speaks
+@pytest.mark.parametrize(
+    "changes, steps", [({"seed": 1}, 4), ({"counts": FEW | {"training": 20}}, 4), ({"schedule": SHORT._replace(steps=4)}, 5)], ids=str
+)
+def test_another_seed_other_counts_or_another_schedule_start_anew(make, changes, steps):
+    before = make()
+    assert not torch.equal(before, make(**changes)) and make.steps == steps
+    assert torch.equal(before, make()) and make.steps == 0  # what was made first is still there to resume from
+
+
+@speaks
+def test_clips_and_model_that_are_there_already_are_made_again(make):
+    """As `make demo-model` finds them: committed, or half written by an interrupted run."""
+    for folder in (make.data / "evaluation", make.target):
+        folder.mkdir(parents=True)
+        (folder / "metadata.csv").write_text("file_name,text,speaker\nold.ogg,old,old\n")
+    make()
+    assert {path.name for path in (make.data / "evaluation").iterdir()} == {"metadata.csv", "000.ogg", "001.ogg", "002.ogg"}
+    assert not (make.target / "metadata.csv").exists()
+
+
+@speaks
+def test_an_interrupted_synthesis_leaves_nothing_that_looks_complete(make, monkeypatch):
+    def interrupted(audio, written=[]):
+        written.append(audio)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        return b"some"
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(demo_build, "opus_bytes", interrupted)
+        make()
+    assert not list(make.work.glob("evaluation*")) and not make.data.exists()
+    make()
+    assert len(load_dataset("evaluation", path=make.data / "evaluation").clips) == 3

@@ -48,8 +48,9 @@ def test_transcripts_come_in_the_order_of_the_clips_with_their_facts(clips, tran
 
 
 def test_a_transcription_is_read_back_as_it_was_saved(transcription, tmp_path):
-    evaluation.save(tmp_path / "some.jsonl", transcription)
+    evaluation.save(tmp_path / "some.jsonl", transcription, {"git_commit": "abc"})
     assert evaluation.read(tmp_path / "some.jsonl") == transcription
+    assert '"provenance": {"git_commit": "abc"}' in (tmp_path / "some.jsonl").read_text().splitlines()[0]
     assert [path.name for path in tmp_path.iterdir()] == ["some.jsonl"]
 
 

@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 
-from owl import record, report
+from owl import execute, record, report
 from owl.config import load
 from tests.conftest import ROOT
 
@@ -113,3 +113,46 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
 def test_every_committed_config_is_json_that_people_can_copy():
     for path in (ROOT / "configs").glob("*.json"):
         assert json.loads(path.read_text())["model"]["name"]
+
+
+def test_a_folder_of_others_files_carries_its_provenance_beside_them(tmp_path, run):
+    record.write_provenance(tmp_path, run.config)
+    facts = json.loads((tmp_path / "provenance.json").read_text())
+    assert facts == json.loads(json.dumps(record.provenance(run.config))) and facts["config"]["model"]["name"] == "models/demo"
+
+
+@pytest.fixture
+def notebook_of(tmp_path, monkeypatch):
+    """`notebook_of(source)` executes a one-cell notebook of a run in a repository at tmp_path; returns (exit code, its output path)."""
+    monkeypatch.setattr(execute, "ROOT", tmp_path)
+
+    def go(source: str):
+        path, output = tmp_path / "01_some.ipynb", tmp_path / "reports" / "mine" / "01_some.ipynb"
+        output.parent.mkdir(parents=True)
+        (output.parent / "index.html").write_text("an earlier claim")
+        cell = nbformat.v4.new_code_cell("config: str = ''\nrun: str = ''", metadata={"tags": ["parameters"]})
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)], metadata=kernel), path)
+        return execute.main(path, output, "mine", "1/1"), output
+
+    return go
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        ("import os; os._exit(137)", "its kernel died.*memory.*SAMPLES.*batch_size"),
+        ("raise ValueError('that will not do')", "ValueError: that will not do"),
+    ],
+    ids=["a dead kernel", "an error"],
+)
+def test_a_notebook_that_stops_says_why_in_one_last_line_and_leaves_no_claim(notebook_of, capfd, source, words):
+    code, output = notebook_of(source)
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert code == 1 and re.match(f"error: 01_some stopped: .*{words}", last)
+    assert not list(output.parent.iterdir())
+
+
+def test_a_notebook_that_ends_well_is_at_its_place(notebook_of):
+    code, output = notebook_of("print(run)")
+    assert code == 0 and "mine" in nbformat.read(output, 4).cells[-1].outputs[0].text

@@ -9,9 +9,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
 
 from owl import calibration, decoding, whisper
 from owl.config import ConfigError
+from owl.prompt import complete_settings
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -73,16 +75,64 @@ def test_an_exclusion_that_matches_nothing_is_a_warning_and_one_that_leaves_noth
         whisper.select(whisper.blocks(model), ["encoder.layers"], ["encoder"])
 
 
+def multilingual():
+    model = tiny.make_model()
+    model.generation_config.is_multilingual = True
+    model.generation_config.lang_to_id = {"<|en|>": 2, "<|de|>": 3}
+    model.generation_config.task_to_id = {"transcribe": 4}
+    return model
+
+
 def test_prompts_of_english_only_and_multilingual_models(model):
     assert whisper.prompt_tokens(model) == [1, 37]
-    other = tiny.make_model()
-    other.generation_config.is_multilingual = True
-    other.generation_config.lang_to_id = {"<|en|>": 2, "<|de|>": 3}
-    other.generation_config.task_to_id = {"transcribe": 4}
+    other = multilingual()
     assert whisper.prompt_tokens(other) == [1, 2, 4, 37]
     assert whisper.prompt_tokens(other, "de") == [1, 3, 4, 37]
     with pytest.raises(whisper.ModelError, match="knows no language 'tlh'"):
         whisper.prompt_tokens(other, "tlh")
+    other.generation_config.language = "Klingon"
+    with pytest.raises(whisper.ModelError, match="knows no language 'Klingon'"):
+        whisper.prompt_tokens(other)
+
+
+@pytest.mark.parametrize("language", ["de", "german", "German", "<|de|>"])
+def test_a_language_is_a_code_a_name_or_a_token_wherever_it_is_written(language):
+    """transformers itself accepts all of them in a fine-tune's generation_config.language."""
+    other = multilingual()
+    assert whisper.prompt_tokens(other, language) == [1, 3, 4, 37]
+    other.generation_config.language = language
+    assert whisper.prompt_tokens(other) == [1, 3, 4, 37] and whisper.language_of(other, None) == "de"
+    spoken = tiny.make_clips(1)[0].audio
+    assert decoding.torch_decoder(other, tiny.make_processor(), max_new_tokens=3)([spoken])
+
+
+VOCABULARY = {"<|en|>": 2, "<|de|>": 3, "<|translate|>": 5, "<|transcribe|>": 4, "<|notimestamps|>": 37, "hello": 6}
+
+
+def test_ids_that_an_old_fine_tune_left_out_come_from_its_tokenizer():
+    settings = GenerationConfig()
+    complete_settings(settings, VOCABULARY, size=51_865)
+    assert settings.is_multilingual and settings.no_timestamps_token_id == 37
+    assert settings.lang_to_id == {"<|en|>": 2, "<|de|>": 3} and settings.task_to_id == {"transcribe": 4, "translate": 5}
+    english = GenerationConfig()
+    complete_settings(english, VOCABULARY, size=51_864)  # its tokenizer has the language tokens all the same
+    assert not english.is_multilingual and not hasattr(english, "lang_to_id")
+
+
+def test_ids_that_are_there_are_kept():
+    there = {"no_timestamps_token_id": 9, "is_multilingual": True, "lang_to_id": {"<|en|>": 8}, "task_to_id": {"transcribe": 7}}
+    settings = GenerationConfig(**there)
+    complete_settings(settings, VOCABULARY, size=40)
+    assert {name: getattr(settings, name) for name in there} == there
+
+
+@pytest.mark.parametrize(
+    "vocabulary, size, words",
+    [({}, 51_865, "notimestamps"), ({"<|notimestamps|>": 1}, 51_865, "lang_to_id"), (VOCABULARY, 40, "is_multilingual")],
+)
+def test_settings_that_nothing_tells_are_asked_for(vocabulary, size, words):
+    with pytest.raises(ValueError, match=f"{words}.*copy generation_config.json"):
+        complete_settings(GenerationConfig(), vocabulary, size)
 
 
 def test_valid_frames_round_up_and_stop_at_the_window(model):
@@ -136,6 +186,7 @@ def drop_a_tensor(folder):
         (truncate, "cannot load the model"),
         (drop_a_tensor, "is incomplete.*encoder.layers.0.fc1.weight"),
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot load the model"),
+        (lambda folder: (folder / "generation_config.json").unlink(), "cannot load the model.*copy generation_config.json"),
         (lambda folder: shutil.rmtree(folder), "cannot load the model"),
     ],
 )

@@ -1,0 +1,31 @@
+"""From ratios to the sparsities that pruning uses, on a tiny model. All of it is behaviour; `allocate` itself: test_allocation."""
+
+import pytest
+
+from owl import analysis, whisper
+from owl.allocation import allocate
+from owl.config import load
+from owl.solvers import prune_weight
+from tests import tiny
+from tests.conftest import ROOT
+
+RATIOS = [0.01, 0.02, 0.02, 0.03]
+
+
+@pytest.fixture
+def blocks():
+    return whisper.blocks(tiny.make_model())
+
+
+def test_no_linear_is_asked_for_more_than_all_its_weights(blocks):
+    """As published, "owl-equal" gives the first of these blocks 1.03; what is used of it is 1, and the solvers accept that."""
+    config = load(ROOT / "configs" / "demo.json", {"sparsity": 0.95, "allocation": "owl-equal"})
+    assert max(allocate("owl-equal", RATIOS, [1] * 4, 0.95)) == pytest.approx(1.03)
+    sparsities = analysis.chosen_sparsities(config, blocks, RATIOS)
+    assert max(sparsities.values()) == 1 and sparsities["decoder.1.fc1"] == pytest.approx(0.87)
+    weight = blocks[0].linears[0].module.weight.detach()
+    assert not prune_weight(weight, weight.T @ weight, method="wanda", sparsity=sparsities[blocks[0].linears[0].name]).any()
+
+
+def test_no_allocation_is_drawn_above_one(blocks):
+    assert analysis.allocations(blocks, RATIOS, 0.95, 0.08, 5.0).sparsity.max() <= 1
