@@ -14,6 +14,8 @@ export PYTHONWARNINGS := ignore:IProgress
 OVERRIDES := SPARSITY METHOD ALLOCATION PATTERN MODEL SAMPLES DEVICE FORMATS RECOVERY MINUTES
 SPOKEN := $(if $(shell command -v espeak-ng),$(if $(shell command -v flite),00_demo_model))
 NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb))))
+SWEPT := sweep_job 05_comparison
+QUICK := configs/sweeps/quick.json
 TEMPLATES := $(shell find owl/templates -type f)
 
 .PHONY: help setup report pages test lab demo-model sweep bench golden clean
@@ -41,13 +43,15 @@ report: setup ## Analyse, prune, evaluate, export: writes reports/<run>/index.ht
 
 test: setup ## Unit tests, then the notebooks under nbval
 	$(PY) -m pytest tests
-	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --override-ini addopts= -q $(patsubst %,notebooks/%.ipynb,$(SPOKEN) $(NOTEBOOKS))
+	$(PY) -m owl.sweep $(QUICK) --jobs 2
+	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --override-ini addopts= -q $(patsubst %,notebooks/%.ipynb,$(SPOKEN) $(NOTEBOOKS) $(SWEPT))
 
 lab: setup ## Open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks
 
 golden: setup ## Re-run the notebooks in place and keep the outputs of their checked cells
-	@for name in $(SPOKEN) $(NOTEBOOKS); do \
+	@$(PY) -m owl.sweep $(QUICK) --jobs 2
+	@for name in $(SPOKEN) $(NOTEBOOKS) $(SWEPT); do \
 	  $(PY) -m jupyter nbconvert --to notebook --execute --inplace notebooks/$$name.ipynb && \
 	  $(PY) -m nbstripout --keep-count --extra-keys "metadata.papermill cell.metadata.execution" notebooks/$$name.ipynb || exit 1; \
 	done
@@ -57,8 +61,8 @@ demo-model: setup ## Re-create models/demo and data/demo from scratch: hours on 
 	  -r target models/demo -r clips data/demo -r work runs/demo-model -p evaluation_clips 160 -p calibration_clips 128 \
 	  -p training_clips 12000 -p steps 11000 -p second_steps 1600
 
-sweep: setup ## Models × methods × allocations × sparsities, then the comparison: SWEEP=configs/….json JOBS=2 SCHEDULER=tcp://…
-	@$(PY) -m owl.sweep $(or $(SWEEP),configs/sweep.json) --jobs $(or $(JOBS),1) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
+sweep: setup ## Models × methods × allocations × sparsities, then the comparison: SWEEP=configs/sweeps/….json JOBS=2 SCHEDULER=tcp://…
+	@$(PY) -m owl.sweep $(or $(SWEEP),configs/sweeps/default.json) --jobs $(or $(JOBS),1) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 bench: setup ## Measure speed, memory and choices side by side, as ratios: BENCH_CONFIG=… for another model, GROWTH=1 for cost by model size
 ifdef GROWTH
