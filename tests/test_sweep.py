@@ -1,0 +1,182 @@
+"""A sweep on a tiny Whisper: points against pruning and scoring by hand; done jobs are kept, failed ones listed and run again.
+
+The cluster test needs dask (requirements-cluster.txt): two real workers, one killed while its job runs.
+"""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import soundfile
+
+from owl import comparison, grid, point, sweep
+from owl.config import ConfigError
+from owl.paths import ROOT
+from tests import tiny
+
+SPARSITIES = [0.5, 0.7]
+
+
+@pytest.fixture
+def sweep_file(tmp_path, monkeypatch):
+    """Two solvers and two allocations on a tiny model with eight noise clips; results below `tmp_path`."""
+    model, processor = tiny.make_model(vocab_size=processor_size(), suppress_tokens=None), tiny.make_processor()
+    model.generation_config.no_timestamps_token_id = processor_size() - 1
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    for split in ("calibration", "evaluation"):
+        (tmp_path / split).mkdir()
+        lines = ["file_name,text"]
+        for index, clip in enumerate(tiny.make_clips(8, seed=len(split))):
+            soundfile.write(tmp_path / split / f"{index}.wav", clip.audio, 16000)
+            lines.append(f"{index}.wav,text {index}")
+        (tmp_path / split / "metadata.csv").write_text("\n".join(lines) + "\n")
+    config = {
+        "model": {"name": str(tmp_path / "model")},
+        "pruning": {"calibration": {"dataset": {"name": "c", "path": str(tmp_path / "calibration")}, "samples": 8, "labels": "reference"}},
+        "evaluation": {"datasets": [{"name": "e", "path": str(tmp_path / "evaluation")}], "max_new_tokens": 6},
+    }
+    (tmp_path / "tiny.json").write_text(json.dumps(config))
+    wanted = {"models": {"tiny": "tiny.json"}, "methods": ["wanda", "sparsegpt"], "allocations": ["uniform", "owl"], "sparsities": SPARSITIES}
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps(wanted))
+    monkeypatch.setattr(grid, "ROOT", tmp_path)
+    return path
+
+
+def processor_size():
+    return len(tiny.make_processor().tokenizer)
+
+
+def jobs_of(path):
+    return grid.jobs_of(path, grid.load(path))
+
+
+def measured(path):
+    for job in jobs_of(path):
+        shared = point.ready(job)
+        for sparsity in job.missing():
+            point.measure(job, shared, sparsity)
+
+
+def test_jobs_cover_the_grid_and_the_repeats(sweep_file):
+    raw = json.loads(sweep_file.read_text()) | {"repeats": {"seeds": [1, 2], "sparsities": [0.7], "pairs": [["wanda", "owl"]]}}
+    sweep_file.write_text(json.dumps(raw))
+    names = [job.name for job in jobs_of(sweep_file)]
+    assert names[:4] == [f"tiny-{method}-{allocation}-seed0" for method in ("wanda", "sparsegpt") for allocation in ("uniform", "owl")]
+    assert names[4:] == ["tiny-wanda-owl-seed1", "tiny-wanda-owl-seed2"]
+    assert jobs_of(sweep_file)[-1].config_at(0.7).pruning.calibration.seed == 2
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"methods": ["wonder"]}, "'wonder' is not known"),
+        ({"sparsities": []}, "must not be empty"),
+        ({"baseline": ["alps", "owl"]}, "not in the grid"),
+        ({"method": ["wanda"]}, "unknown key"),
+        ({"models": {"tiny": "gone.json"}}, "no such config file"),
+    ],
+)
+def test_a_sweep_that_cannot_work_is_refused_with_the_fix(sweep_file, change, words):
+    sweep_file.write_text(json.dumps(json.loads(sweep_file.read_text()) | change))
+    with pytest.raises(ConfigError, match=words):
+        grid.load(sweep_file)
+
+
+def test_a_point_is_what_pruning_and_scoring_by_hand_give_and_is_kept(sweep_file):
+    job = jobs_of(sweep_file)[0]
+    shared = point.ready(job)
+    result = point.measure(job, shared, 0.5)
+    assert result["sparsity_prunable"] == pytest.approx(0.5, abs=1 / 16) and result["recovery"] == "none"
+    assert result["datasets"][0]["wer"] == pytest.approx(sum(result["datasets"][0]["errors"]) / sum(result["datasets"][0]["words"]))
+    assert result["datasets"][0]["kl"]["kl"] > 0 and job.missing() == [0.7]
+    before = job.path(0.5).stat().st_mtime_ns
+    again = point.measure(job, shared, 0.7)
+    assert again["blocks"]["encoder.0"] == 0.7 and job.path(0.5).stat().st_mtime_ns == before and not job.missing()
+    raw = json.loads((sweep_file.parent / "tiny.json").read_text())
+    raw["evaluation"]["max_new_tokens"] = 5
+    (sweep_file.parent / "tiny.json").write_text(json.dumps(raw))
+    assert job.missing() == SPARSITIES  # another config: nothing old is shown
+
+
+def test_the_comparison_reads_every_point_and_its_paired_differences_are_those_of_the_totals(sweep_file):
+    measured(sweep_file)
+    wanted = grid.load(sweep_file)
+    points, dense, missing = comparison.load(str(sweep_file), wanted)
+    table = comparison.rows(points)
+    assert len(points) == 8 and not missing and len(dense) == 1
+    paired = comparison.against(points, ("wanda", "uniform"), ("sparsegpt", "owl"), 0).set_index("sparsity")
+    value = table.set_index(["method", "allocation", "sparsity"])
+    for sparsity in SPARSITIES:
+        first, second = value.loc["wanda", "uniform", sparsity], value.loc["sparsegpt", "owl", sparsity]
+        assert paired.wer[sparsity] == pytest.approx(first.wer - second.wer) and paired.kl[sparsity] == pytest.approx(first.kl - second.kl)
+        assert paired.kl_low[sparsity] <= paired.kl[sparsity] <= paired.kl_high[sparsity]
+    winner = comparison.best(table, 0)
+    logs = np.log(table.kl).groupby([table.method, table.allocation]).mean()
+    assert logs[winner] == logs.min()
+
+
+def test_latex_has_a_row_per_method_and_bold_minima(sweep_file):
+    measured(sweep_file)
+    table = comparison.rows(comparison.load(str(sweep_file), grid.load(sweep_file))[0])
+    text = comparison.latex(comparison.wer_grid(table, "kl"), 3)
+    assert text.count(r"\\") == 2 + 4 and text.count(r"\textbf") >= 2 and "0.5 & 0.7" in text
+    written = comparison.write(table, sweep_file.parent / "tables")
+    assert {path.name for path in written} == {"points.csv", "wer.csv", "wer.tex", "kl.csv", "kl.tex"}
+
+
+def test_a_failed_job_is_listed_and_the_others_are_kept(sweep_file, monkeypatch, capsys):
+    def execute(path, job, folder, threads):
+        if "owl" in job:
+            return sweep.Outcome(job, "no luck")
+        (found,) = [one for one in jobs_of(path) if one.name == job]
+        shared = point.ready(found)
+        for sparsity in found.missing():
+            point.measure(found, shared, sparsity)
+        return sweep.Outcome(job, None)
+
+    monkeypatch.setattr(sweep, "execute", execute)
+    assert sweep.main([str(sweep_file)]) == 1
+    said = capsys.readouterr().err
+    assert "failed: tiny-wanda-owl-seed0: no luck" in said and said.splitlines()[-1].startswith("error: 2 of 4 jobs failed")
+    outcomes = sweep.run(str(sweep_file), jobs_of(sweep_file), 1, None)
+    assert [one.job for one in outcomes] == ["tiny-wanda-owl-seed0", "tiny-sparsegpt-owl-seed0"]
+
+
+def test_a_scheduler_that_is_not_there_is_one_clear_error(sweep_file, capsys):
+    pytest.importorskip("dask.distributed", reason="dask is optional: pip install -r requirements-cluster.txt")
+    assert sweep.main([str(sweep_file), "--scheduler", "nowhere"]) == 2
+    assert "no dask scheduler answers there" in capsys.readouterr().err
+
+
+def work_slowly(path, job, folder, threads):
+    """Stands for a job on a worker: leaves its process id, takes a while, then makes its file once."""
+    (ROOT / folder / f"{job}.{os.getpid()}.running").touch()
+    time.sleep(2)
+    (ROOT / folder / f"{job}.done").touch()
+    return sweep.Outcome(job, None)
+
+
+def test_a_killed_worker_loses_nothing(sweep_file, monkeypatch):
+    distributed = pytest.importorskip("dask.distributed", reason="dask is optional: pip install -r requirements-cluster.txt")
+    monkeypatch.setattr(sweep, "execute", work_slowly)
+    jobs = jobs_of(sweep_file)
+    folder = jobs[0].folder
+    folder.mkdir(parents=True)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        outcomes = iter(sweep.on_cluster(str(sweep_file), jobs, cluster.scheduler_address))
+        first = next(outcomes)
+        running = [path for path in folder.glob("*.running") if not (folder / f"{path.name.split('.')[0]}.done").exists()]
+        while not running:
+            time.sleep(0.1)
+            running = [path for path in folder.glob("*.running") if not (folder / f"{path.name.split('.')[0]}.done").exists()]
+        os.kill(int(running[0].name.split(".")[1]), signal.SIGKILL)
+        everything = [first, *outcomes]
+    assert sorted(one.job for one in everything) == sorted(job.name for job in jobs) and not any(one.problem for one in everything)
+    assert all((folder / f"{job.name}.done").exists() for job in jobs)
+    killed = running[0].name.split(".")[0]
+    assert len(list(folder.glob(f"{killed}.*.running"))) == 2  # it ran again elsewhere
