@@ -1,4 +1,4 @@
-"""Folders a user can ship: an ordinary Hugging Face Whisper with a model card, and (owl.onnx_model) its ONNX form.
+"""Folders a user can ship: an ordinary Hugging Face Whisper with a model card, and what the other formats' folders share with it.
 
 Each is written to a temporary folder first, reloaded from disk by its caller and measured there; nothing here evaluates anything.
 """
@@ -10,22 +10,50 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from torch import nn
+from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
 
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+
+
+class UnsupportedFormat(ValueError):
+    """A format that cannot represent this model; the message says why. The other formats of a run go on."""
 
 
 def save_hf(model, processor, folder: Path, *, dtype: torch.dtype, metadata: Mapping, metrics: Mapping, card: str) -> None:
     """Weights (safetensors, cast to `dtype`), configs and processor, `pruning_metadata.json`, `metrics.json` and the model card."""
     weights = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.named_parameters()}  # a tied tensor once
     model.save_pretrained(folder, state_dict=weights)
-    config = copy.deepcopy(model.config)
-    config.dtype = dtype
-    config.save_pretrained(folder)  # says the precision on disk, not that of the model in memory
-    processor.save_pretrained(folder)
-    processor.feature_extractor.save_pretrained(folder)  # other runtimes look for preprocessor_config.json
+    save_settings(model, processor, folder, dtype=dtype)
     (folder / "pruning_metadata.json").write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def save_settings(model, processor, folder: Path, *, dtype: torch.dtype) -> None:
+    """Everything but the weights: configs (that say the precision on disk, not the one in memory) and the processor's files."""
+    config = copy.deepcopy(model.config)
+    config.dtype = dtype
+    config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    processor.feature_extractor.save_pretrained(folder)  # other runtimes look for preprocessor_config.json
+
+
+def empty_whisper(config: Path, folder: Path) -> WhisperForConditionalGeneration:
+    """The Whisper that the file `config` and the generation config in `folder` describe, without its weights."""
+    with torch.device("meta"):
+        model = WhisperForConditionalGeneration(WhisperConfig.from_json_file(config))
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.eval()
+
+
+def float_copy(model):
+    """The model in float32 on the CPU, eval mode, no gradients; weights that are so already are shared, not copied."""
+    weights = {id(one): nn.Parameter(one.detach().to("cpu", torch.float32), requires_grad=False) for one in model.parameters()}
+    plain = copy.deepcopy(model, weights).to("cpu", torch.float32).eval()
+    plain.config.dtype = torch.float32
+    return plain
 
 
 def zeros_on_disk(folder: Path, names: list[str]) -> dict[str, int]:
