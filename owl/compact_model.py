@@ -10,7 +10,7 @@ import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from owl import compact
-from owl.export import empty_whisper, save_settings
+from owl.export import UnsupportedFormat, empty_whisper, save_settings
 from owl.whisper import ModelError, blocks
 
 FILE = "compact.safetensors"
@@ -23,9 +23,15 @@ def is_compact(folder: Path) -> bool:
 
 
 def export_compact(model: WhisperForConditionalGeneration, processor, folder: Path, *, int8: bool = False) -> int:
-    """Write `model`, as it is, into `folder`; `int8` rounds linears and token embedding. Returns the bytes of the tensor file."""
+    """Write `model`, as it is, into `folder`; `int8` rounds linears and token embedding. Returns the bytes of the tensor file.
+
+    UnsupportedFormat for a weight beyond float16.
+    """
     rounded = {EMBEDDING, *(f"{linear.path}.weight" for block in blocks(model) for linear in block.linears)} if int8 else set()
-    size = compact.write(folder / FILE, dict(model.named_parameters()), int8=rounded)  # a tied tensor is named once
+    try:
+        size = compact.write(folder / FILE, dict(model.named_parameters()), int8=rounded)  # a tied tensor is named once
+    except compact.CompactError as error:
+        raise UnsupportedFormat(str(error)) from error
     save_settings(model, processor, folder, dtype=torch.float16)
     return size
 

@@ -25,14 +25,16 @@ FIRST_TOKENS = 5  # times that the first token of one clip is awaited; the media
 
 
 class Measured(NamedTuple):
-    """Raw results of one folder: transcripts per dataset, seconds, bytes; `weights` is None where no PyTorch model was loaded."""
+    """Raw results of one model: transcripts per dataset, seconds, bytes; None where nothing was measured, or no PyTorch model loaded."""
 
+    runtime: str
     said: list[Transcription]
-    load_seconds: float
-    first_token_seconds: float
-    idle_rss_bytes: int
-    peak_rss_bytes: int
+    load_seconds: float | None
+    first_token_seconds: float | None
+    idle_rss_bytes: int | None
+    peak_rss_bytes: int | None
     weights: str | None
+    parameters: int | None
 
 
 def runtime_of(name: str) -> str:
@@ -58,8 +60,10 @@ def measure(name: str, folder: str | None, config: Config, datasets: Sequence[Da
         decode([dataset.clips[0].audio])
         options = {"batch_size": config.evaluation.batch_size, "description": f"{dataset.name}, {name}"}
         said.append(transcribe(decode, processor, dataset.clips, **options))
-    weights = weights_digest(model, stored) if model is not None else None
-    return Measured(said, load_seconds, statistics.median(waited), idle, peak_rss_bytes(), weights)
+    peak, weights, parameters = peak_rss_bytes(), None, None
+    if model is not None:
+        weights, parameters = weights_digest(model, stored), sum(one.numel() for one in model.parameters())
+    return Measured(runtime_of(name), said, load_seconds, statistics.median(waited), idle, peak, weights, parameters)
 
 
 def loader(name: str, config: Config) -> Callable:

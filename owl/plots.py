@@ -13,7 +13,7 @@ from owl.plots_blocks import (
     score_distribution,
     seed_stability,
 )
-from owl.plots_results import clip_scatter, size_bars, weight_distribution, wer_comparison
+from owl.plots_results import clip_scatter, size_against_wer, size_bars, speed_against_wer, weight_distribution, wer_comparison
 
 __all__ = [
     "DECODER",
@@ -27,7 +27,9 @@ __all__ = [
     "outlier_sensitivity",
     "score_distribution",
     "seed_stability",
+    "size_against_wer",
     "size_bars",
+    "speed_against_wer",
     "use_style",
     "weight_distribution",
     "wer_comparison",

@@ -80,6 +80,26 @@ def label_right(ax: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
         ax.text(1.01, height - overflow, text, transform=ax.transAxes, va="center", color=color)
 
 
+def label_points(ax: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], colors: Sequence[str]) -> None:
+    """Write each text beside its point (data units), moved up or down past the texts that are already there. Call when the axes are final."""
+    size = plt.rcParams["font.size"]
+    to_points = 72 / ax.figure.dpi
+    taken: list[tuple[float, float, float, float]] = []
+    right = ax.get_window_extent().x1 * to_points
+    for (x, y), text, color in sorted(zip(points, texts, colors), key=lambda one: one[0]):
+        left, middle = ax.transData.transform((x, y)) * to_points
+        width = 0.6 * size * len(text)
+        side = -1 if left + 7 + width > right else 1
+        start = left + 7 if side == 1 else left - 7 - width
+        steps = sorted((1.2 * size * step for step in range(-8, 9)), key=abs)
+        boxes = [(start, start + width, middle + move - 0.6 * size, middle + move + 0.6 * size) for move in steps]
+        free = [not any(a < d and c < b and e < h and g < f for c, d, g, h in taken) for a, b, e, f in boxes]
+        best = free.index(True) if True in free else 0
+        taken.append(boxes[best])
+        options = {"ha": "left" if side == 1 else "right", "va": "center", "color": color}
+        ax.annotate(text, (x, y), xytext=(7 * side, steps[best]), textcoords="offset points", **options)
+
+
 def log_percent(axis: Axis, low: float, high: float) -> None:
     """Percent on a logarithmic axis of fractions from `low` to `high`; inside one decade minor ticks are labelled."""
     axis.set_major_formatter(percent())

@@ -25,7 +25,8 @@ Method = Annotated[str, one_of("magnitude", "wanda", "sparsegpt", later=("alps",
 Allocation = Annotated[str, one_of("uniform", "owl", "owl-equal", later=("dlp", "alpha", "measured"))]
 Sparsity = Annotated[float, check(lambda value: 0 <= value < 1, "must be a fraction of at least 0 and below 1 such as 0.5")]
 Metric = Annotated[str, one_of("wer", "character_error_rate", aliases={"cer": "character_error_rate"})]
-Format = Annotated[str, one_of("hf", "onnx", later=("compact", "onnx-int8", "ct2", "ct2-int8"))]
+Format = Annotated[str, one_of("hf", "compact", "compact-int8", "onnx", "onnx-int8", "ct2", "ct2-int8")]
+WITH_INT8 = ("compact", "onnx", "ct2")
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 Device = Annotated[
     str, check(re.compile(r"auto|cuda(:[0-9]+)?|mps|cpu").fullmatch, "must be one of auto, cuda, cuda:0 (1, …), mps, cpu")
@@ -166,9 +167,9 @@ class Evaluation(Section):
 
 
 class Quantization(Section):
-    enabled: Off = False
-    bits: Count = 8
-    method: Text = "dynamic"
+    enabled: bool = False  # adds the int8 form of every format that has one
+    bits: Annotated[int, check(lambda value: value == 8, "must be 8: int8 is what the exported runtimes compute in")] = 8
+    method: Annotated[str, one_of("dynamic", later=("static",))] = "dynamic"
 
 
 class Compile(Section):
@@ -188,6 +189,7 @@ class Output(Section):
     save_pruned_checkpoints: Off = False
     export_onnx: bool = False
     formats: Annotated[list[Format], unique()] = ["hf"]
+    compare_with: Names = []  # other dense models (folder or Hub id), e.g. a smaller one, measured beside the exports
 
     @property
     def all_formats(self) -> list[str]:
@@ -209,6 +211,15 @@ class Config(Section):
     output: Output = Output()
     hardware: Hardware = Hardware()
 
+    @property
+    def formats(self) -> list[str]:
+        """What is exported, in order; with quantization each plain format is followed by its int8 form, and ONNX's is added if there is none."""
+        plain = self.output.all_formats
+        if not self.optimization.quantization.enabled:
+            return plain
+        both = [name for one in plain for name in ((one, f"{one}-int8") if one in WITH_INT8 else (one,))]
+        return list(dict.fromkeys(both if any(name.endswith("-int8") for name in both) else [*both, "onnx-int8"]))
+
     def resolved(self) -> dict[str, Any]:
         """Every key as JSON types, paths absolute."""
         return self.model_dump(mode="json")
@@ -216,7 +227,7 @@ class Config(Section):
     def portable(self) -> dict[str, Any]:
         """`resolved` with paths relative to the repository root, so that nothing in it names the machine."""
         data = self.resolved()
-        for section, key in [(data["model"], "name"), *path_slots(data)]:
+        for section, key in [(data["model"], "name"), *path_slots(data), *others_slots(data)]:
             if os.path.isabs(section[key]):
                 section[key] = os.path.relpath(section[key], ROOT)
         return data
@@ -240,3 +251,12 @@ def path_slots(raw: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     for section, key in [(get(raw, "model"), "cache_dir"), (get(raw, "output"), "dir"), *((entry, "path") for entry in entries)]:
         if isinstance(value := get(section, key), str) and value:
             yield section, key
+
+
+def others_slots(raw: dict[str, Any]) -> Iterator[tuple[list, int]]:
+    """(list, index) of every entry of `output.compare_with`, valid or not: a folder or a Hub id."""
+    output = raw.get("output")
+    others = output.get("compare_with") if isinstance(output, dict) else None
+    for index, value in enumerate(others if isinstance(others, list) else []):
+        if isinstance(value, str):
+            yield others, index
