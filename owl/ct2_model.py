@@ -46,9 +46,9 @@ def loads_in(model: WhisperForConditionalGeneration) -> str:
     """What loads the folder of such a model."""
     multilingual = getattr(model.generation_config, "is_multilingual", False)
     if model.config.max_source_positions != STOCK_FRAMES:
-        return "ctranslate2 (not faster-whisper, which pads every clip to 30 s)"
+        return "ctranslate2 (not faster-whisper: window below 30 s)"
     if multilingual != (model.config.vocab_size >= MULTILINGUAL_VOCABULARY):
-        return "ctranslate2 (not faster-whisper, which would take the vocabulary's size for another prompt)"
+        return "ctranslate2 (not faster-whisper: small multilingual vocabulary)"
     return "faster-whisper, ctranslate2"
 
 

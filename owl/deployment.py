@@ -16,15 +16,16 @@ COLUMNS = {  # of the table that a reader sees: key → (title, format)
     "bytes": ("bytes on disk", "{:,.0f}"),
     "ratio": ("of dense fp16", "{:.2f}"),
     "wer": ("WER", "{:.2%}"),
-    "interval": ("95 % interval", "{}"),
+    "interval": ("95 % interval, %", "{}"),
     "rtfx": ("× real time", "{:.1f}"),
-    "speedup": ("of dense, same runtime", "{:.2f}"),
-    "first_token_seconds": ("first token, s", "{:.3f}"),
+    "speedup": ("× dense, same runtime", "{:.2f}"),
+    "first_token_seconds": ("first token, ms", "{:.0f}"),
     "load_seconds": ("load, s", "{:.2f}"),
-    "peak_rss_bytes": ("peak memory, MB", "{:,.0f}"),
-    "same_text": ("same text", "{:.1%}"),
+    "peak_rss_bytes": ("peak MB", "{:,.0f}"),
+    "same_text": ("same text", "{:.0%}"),
     "loads_in": ("loads in", "{}"),
 }
+SHOWN_AS = {"first_token_seconds": 1e3, "peak_rss_bytes": 1e-6}  # ms and MB, for a reader
 
 
 def is_dense(row: dict) -> bool:
@@ -42,9 +43,9 @@ def table(rows: Sequence[dict], refused: Sequence[dict] = ()):
     shown = []
     for row in rows:
         interval = row.get("wer_interval")
-        text = f"{interval[0]:.2%} … {interval[1]:.2%}" if interval else ""
-        peak = row["peak_rss_bytes"] / 1e6 if row.get("peak_rss_bytes") else None
-        shown.append({**row, "interval": text, "speedup": speedup(row, rows), "peak_rss_bytes": peak})
+        text = f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}" if interval else ""
+        scaled = {key: row[key] * factor for key, factor in SHOWN_AS.items() if row.get(key) is not None}
+        shown.append({**row, **scaled, "interval": text, "speedup": speedup(row, rows)})
     shown += [{"format": one["format"], "loads_in": f"not written: {one['reason']}"} for one in refused]
     frame = pd.DataFrame(shown).reindex(columns=list(COLUMNS)).rename(columns={key: title for key, (title, _) in COLUMNS.items()})
     return frame.style.hide().format(dict(COLUMNS.values()), na_rep="", escape="html")

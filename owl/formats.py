@@ -54,9 +54,7 @@ def loads_in(name: str, model) -> str:
         from owl.ct2_model import loads_in as ct2_loads_in
 
         return ct2_loads_in(model)
-    return {"hf": "transformers", "compact": "owl.load, then transformers"}.get(
-        name.removesuffix("-int8"), "onnxruntime, with file and tensor names as optimum writes them"
-    )
+    return {"hf": "transformers", "compact": "owl.load", "onnx": "onnxruntime, optimum"}[name.removesuffix("-int8")]
 
 
 def dense_bytes(model) -> int:

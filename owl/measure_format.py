@@ -21,6 +21,7 @@ from owl.experiment import load_model
 from owl.record import peak_rss_bytes
 
 RUNTIMES = {"hf": "pytorch", "compact": "pytorch", "onnx": "onnxruntime", "ct2": "ctranslate2"}  # by the format without its "-int8"
+PASSES, ENOUGH = 3, 8.0  # over the clips, to time them; seconds
 FIRST_TOKENS = 5  # times that the first token of one clip is awaited; the median counts
 
 
@@ -59,7 +60,7 @@ def measure(name: str, folder: str | None, config: Config, datasets: Sequence[Da
     for dataset, decode in zip(datasets, decoders):
         decode([dataset.clips[0].audio])
         options = {"batch_size": config.evaluation.batch_size, "description": f"{dataset.name}, {name}"}
-        said.append(transcribe(decode, processor, dataset.clips, **options))
+        said.append(_quickest(lambda: transcribe(decode, processor, dataset.clips, **options)))
     peak, weights, parameters = peak_rss_bytes(), None, None
     if model is not None:
         weights, parameters = weights_digest(model, stored), sum(one.numel() for one in model.parameters())
@@ -102,6 +103,14 @@ def _opened(whisper, folder: Path, make: Callable):
 
 def _decoder(make: Callable, whisper, processor, language: str | None, cap: int | None) -> Decoder:
     return make(whisper, processor, language=language, max_new_tokens=cap)
+
+
+def _quickest(once: Callable[[], Transcription]) -> Transcription:
+    """The fastest of up to PASSES transcriptions, as many as fit ENOUGH seconds: all say the same, and a short one is easily disturbed."""
+    passes = [once()]
+    while len(passes) < PASSES and sum(one.seconds for one in passes) + passes[-1].seconds <= ENOUGH:
+        passes.append(once())
+    return min(passes, key=lambda one: one.seconds)
 
 
 def _seconds(decode: Decoder, audio) -> float:

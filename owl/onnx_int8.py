@@ -16,18 +16,20 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from owl.onnx_graphs import DECODER, ENCODER, EXTERNAL_BYTES, WITH_PAST
 from owl.onnx_model import export_onnx
+from owl.onnx_share import share_weights
 
 
 def export_onnx_int8(model, processor, folder: Path) -> list[Path]:
     """Write `model` as `owl.onnx_model.export_onnx` does, then round the weights of its graphs. Returns the paths of the graphs."""
     export_onnx(model, processor, folder)
-    for name in (ENCODER, DECODER, WITH_PAST):
-        with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        for name in (ENCODER, DECODER, WITH_PAST):
             quantise(folder / name, Path(aside) / name)
-            for path in folder.glob(f"{name}*"):
-                path.unlink()
-            for path in Path(aside).iterdir():
-                path.replace(folder / path.name)
+        for path in folder.glob("*.onnx*"):
+            path.unlink()
+        for path in Path(aside).iterdir():
+            path.replace(folder / path.name)
+    share_weights([folder / DECODER, folder / WITH_PAST], folder / f"{DECODER}_data")
     return sorted(folder.glob("*.onnx*"))
 
 
