@@ -76,21 +76,26 @@ def read(path: Path) -> Iterator[tuple[str, Tensor]]:
 def _check(data: np.ndarray) -> tuple[list[dict], int]:
     """(layout, where the data start) of a whole file in memory, after everything in it has been verified."""
     length = int.from_bytes(data[:8].tobytes(), "little")
-    raw = data[8 : 8 + length].tobytes()
+    raw, unreadable = data[8 : 8 + length].tobytes(), "its header cannot be read: it is truncated, damaged or another kind of file"
     try:
         metadata = json.loads(raw)["__metadata__"]
-        form, version, layout = metadata["format"], metadata["version"], json.loads(metadata["layout"])
+        form, version = metadata["format"], metadata["version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise CompactError("its header cannot be read: it is truncated, damaged or another kind of file") from error
+        raise CompactError(unreadable) from error
     if form != FORMAT or version != VERSION:
         raise CompactError(f"it is '{form}' version {version}, and this code reads '{FORMAT}' version {VERSION}; use the code that wrote it")
-    if raw != _header(layout, metadata["sha256"]):
+    try:
+        layout, digest = json.loads(metadata["layout"]), metadata["sha256"]
+        same = raw == _header(layout, digest)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise CompactError(unreadable) from error
+    if not same:
         raise CompactError("its header does not fit its layout: it was changed after it was written")
     start = 8 + length
     wanted = start + sum(size for _, size in _spans(layout).values())
     if len(data) != wanted:
         raise CompactError(f"it has {len(data):,} bytes of {wanted:,}: it is truncated, or something was added")
-    if metadata["sha256"] != _digest(layout, (data[at : at + PIECE] for at in range(start, wanted, PIECE))):
+    if digest != _digest(layout, (data[at : at + PIECE] for at in range(start, wanted, PIECE))):
         raise CompactError("its checksum does not fit its data: it was damaged or changed after it was written")
     return layout, start
 

@@ -14,6 +14,7 @@ from owl.export import UnsupportedFormat, empty_whisper, save_settings
 from owl.whisper import ModelError, blocks
 
 FILE = "compact.safetensors"
+SETTINGS = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json")
 EMBEDDING = "model.decoder.embed_tokens.weight"
 
 
@@ -46,6 +47,9 @@ def bound_bytes(model: WhisperForConditionalGeneration) -> int:
 
 def load(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
     """(model in eval mode on `device`, processor). ModelError for a folder that is not whole or whose file was changed."""
+    absent = [name for name in SETTINGS if not (folder / name).is_file()]
+    if absent:
+        raise ModelError(f"'{folder}' is no complete compact Whisper: {', '.join(absent)} missing; export it again with FORMATS=compact")
     try:
         config = WhisperConfig.from_pretrained(folder)
         model = empty_whisper(folder / "config.json", folder)

@@ -74,9 +74,9 @@ def recommendation(rows: Sequence[dict], worse: float = WORSE) -> list[str]:
 
 def _unpruned(rows: Sequence[dict], limit: float, small: dict, fast: dict) -> list[str]:
     """Where the unpruned model in another format does as well or better: then the pruning is not what helped."""
-    others = [row for row in rows if is_dense(row) and row["wer"] <= limit]
+    others = [row for row in rows if is_dense(row) and row["format"] != "dense fp16" and row["wer"] <= limit]
     smaller = [row for row in others if row["bytes"] <= small["bytes"]]
-    faster = [row for row in others if row["rtfx"] * FASTER >= fast["rtfx"] and row["format"] != "dense fp16"]
+    faster = [row for row in others if row["rtfx"] * FASTER >= fast["rtfx"]]
     said = []
     if smaller:
         best = min(smaller, key=lambda row: row["bytes"])
