@@ -1,7 +1,8 @@
 """A Whisper folder for CTranslate2: writing one, and greedy decoding of one with ctranslate2 alone.
 
 `model.bin` holds float16, or int8 per output row beside float16; a CPU computes in float32, or int8 and float32. faster-whisper loads the
-folder too, but only pads to 30 s and tells a multilingual model by the size of its vocabulary: what it cannot use, `loads_in` says.
+folder too, but always pads to 30 s (the features, with zeros: its text may differ from ours) and tells a multilingual model by the size of its
+vocabulary; where it cannot use a folder, `loads_in` says so.
 CTranslate2 keeps its own `config.json`; the Whisper's lies beside it as `whisper_config.json`.
 """
 

@@ -1,5 +1,6 @@
 """The formats of a run, written: one folder each, whole or not at all. What they cost is measured in `owl.format_rows`."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def write_all(wanted: Sequence[str], run: Run, pruned, processor, pruning: dict,
             written[name] = export_folder(run, name)
         except export.UnsupportedFormat as error:
             refused.append({"format": name, "reason": str(error)})
+            shutil.rmtree(export_folder(run, name), ignore_errors=True)  # an earlier model's folder is not this one's
     return written, refused
 
 

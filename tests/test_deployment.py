@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from owl import config, deployment, experiment, format_rows, measure_format
+from owl import config, deployment, experiment, format_rows, formats, measure_format
 from owl.data import Dataset
+from owl.export import UnsupportedFormat
 from owl.fresh import in_fresh_process
 from owl.measure_format import measure, weights_digest
 from owl.onnx_int8 import export_onnx_int8, fold_transpose
 from owl.onnx_model import OnnxWhisper, export_onnx, onnx_decoder
-from owl.record import peak_rss_bytes
+from owl.record import Run, peak_rss_bytes
 from owl.whisper import load
 from tests.conftest import ROOT
 from tests.tiny import make_model, make_processor
@@ -87,6 +88,28 @@ def test_a_fresh_process_measures_the_model_that_lies_on_disk(demo):
     assert 1e8 < found.idle_rss_bytes < found.peak_rss_bytes < peak_rss_bytes() - len(ballast) / 2
     assert 0 < found.first_token_seconds < found.said[0].seconds and found.load_seconds > 0
     assert [one.id for one in found.said[0].transcripts] == [clip.id for clip in datasets[0].clips]
+
+
+def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monkeypatch):
+    settings, model, processor, datasets = demo
+    output = settings.output.model_copy(update={"dir": str(tmp_path), "compare_with": [settings.model.name]})
+    run = Run("mine", tmp_path, settings.model_copy(update={"output": output}))
+    pruning = {"calibration_clips": 1, "sparsity_prunable": 0.0, "sparsity_model": 0.0, "linears": []}
+
+    def refuse(*_, int8):
+        raise UnsupportedFormat("it has lost heads")
+
+    monkeypatch.setattr("owl.ct2_model.export_ct2", refuse)
+    written, refused = formats.write_all(["compact", "ct2"], run, model, processor, pruning, {"datasets": []})
+    assert refused == [{"format": "ct2", "reason": "it has lost heads"}]
+    assert written == {"compact": tmp_path / "mine" / "compact"} and not (tmp_path / "mine" / "ct2").exists()
+    found = format_rows.measure_row("compact", written["compact"], run, model, processor, datasets)
+    assert found["same_weights"] is True and found["same_text"] == 1.0
+    assert found["path"] == "mine/compact" and found["loads_in"] == "owl.load" and found["wer_interval"][0] <= found["wer"]
+    rows = format_rows.dense_rows(["compact"], run, model, processor, datasets)
+    assert [one["format"] for one in rows] == ["dense fp16", "dense demo"]
+    assert [one["bytes"] for one in rows] == [formats.dense_bytes(model)] * 2
+    assert all(one["wer"] == found["wer"] for one in rows)
 
 
 def test_what_a_fresh_process_raises_is_raised_here(demo, tmp_path):
