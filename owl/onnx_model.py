@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import WhisperForConditionalGeneration
 
-from owl.decoding import Decoded, Decoder, log_mel, suppressed, text_tokens, token_cap
+from owl.decoding import AT_ONCE_ON_CPU, Decoded, Decoder, log_mel, suppressed, text_tokens, token_cap
 from owl.export import empty_whisper, float_copy, save_settings
 from owl.onnx_graphs import DECODER, ENCODER, WITH_PAST, write_graphs
 from owl.whisper import ModelError, prompt_tokens
@@ -50,8 +50,8 @@ class OnnxWhisper:
 
     def encode(self, features: np.ndarray | Tensor) -> np.ndarray:
         """Log-mel features (clips, mel bins, 2·frames) → the encoder's output (clips, frames, d)."""
-        array = np.ascontiguousarray(torch.as_tensor(features).float().cpu().numpy())
-        return self._encoder.run(["last_hidden_state"], {"input_features": array})[0]
+        parts = torch.as_tensor(features).float().cpu().split(AT_ONCE_ON_CPU)  # attention over whole windows: memory grows with the batch
+        return np.concatenate([self._encoder.run(["last_hidden_state"], {"input_features": part.numpy()})[0] for part in parts])
 
     def greedy(
         self,

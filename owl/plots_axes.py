@@ -81,23 +81,31 @@ def label_right(ax: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
 
 
 def label_points(ax: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], colors: Sequence[str]) -> None:
-    """Write each text beside its point (data units), moved up or down past the texts that are already there. Call when the axes are final."""
-    size = plt.rcParams["font.size"]
-    to_points = 72 / ax.figure.dpi
-    taken: list[tuple[float, float, float, float]] = []
-    right = ax.get_window_extent().x1 * to_points
-    for (x, y), text, color in sorted(zip(points, texts, colors), key=lambda one: one[0]):
-        left, middle = ax.transData.transform((x, y)) * to_points
+    """Write each text beside its point (data units), moved up or down past points and other texts, then with a thin line to its point.
+
+    Call when the axes are final.
+    """
+    size, to_points, frame = plt.rcParams["font.size"], 72 / ax.figure.dpi, ax.get_window_extent()
+    places = [tuple((ax.transData.transform(point) * to_points).tolist()) for point in points]
+    taken = [(x - 4, x + 4, y - 4, y + 4) for x, y in places]
+    low, high, right = (float(bound) * to_points for bound in (frame.y0, frame.y1, frame.x1))
+    for (x, y), point, text, color in sorted(zip(places, points, texts, colors)):
         width = 0.6 * size * len(text)
-        side = -1 if left + 7 + width > right else 1
-        start = left + 7 if side == 1 else left - 7 - width
-        steps = sorted((1.2 * size * step for step in range(-8, 9)), key=abs)
-        boxes = [(start, start + width, middle + move - 0.6 * size, middle + move + 0.6 * size) for move in steps]
-        free = [not any(a < d and c < b and e < h and g < f for c, d, g, h in taken) for a, b, e, f in boxes]
-        best = free.index(True) if True in free else 0
+        start = x + 7 if x + 7 + width < right else x - 7 - width
+        moves = sorted((0.7 * size * step for step in range(-30, 31)), key=abs)
+        boxes = {move: (start, start + width, y + move - 0.6 * size, y + move + 0.6 * size) for move in moves}
+        inside = [move for move, box in boxes.items() if low < box[2] and box[3] < high] or moves
+        free = [move for move in inside if not any(_overlap(boxes[move], other) for other in taken)]
+        best = (free or inside)[0]
         taken.append(boxes[best])
-        options = {"ha": "left" if side == 1 else "right", "va": "center", "color": color}
-        ax.annotate(text, (x, y), xytext=(7 * side, steps[best]), textcoords="offset points", **options)
+        line = {"arrowprops": {"arrowstyle": "-", "linewidth": 0.5, "color": color, "shrinkB": 3}} if best else {}
+        options = {"xytext": (start - x, best), "textcoords": "offset points", "va": "center", "color": color}
+        ax.annotate(text, point, **options, **line)
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Do two boxes (left, right, bottom, top) share an area?"""
+    return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]
 
 
 def log_percent(axis: Axis, low: float, high: float) -> None:

@@ -35,6 +35,8 @@ def test_the_smallest_and_the_fastest_within_a_point_are_named():
 def test_where_no_format_qualifies_the_nearest_is_named_with_its_gap():
     (text,) = deployment.recommendation([DENSE, row("hf", 1000, 0.3, 50.0), row("ct2", 900, 0.25, 60.0, "ctranslate2")])
     assert text == "No format is within +1 % WER of dense (10.00%); the nearest is ct2, +15.00%. Prune less, or recover."
+    both = deployment.recommendation([DENSE, row("dense ct2-int8", 550, 0.105, 60.0, "ctranslate2"), row("hf", 1000, 0.3, 50.0)])
+    assert both[1:] == ["Without pruning, dense ct2-int8 is: 550 bytes, 0.55 of dense fp16, WER 10.50%."]
 
 
 def test_what_is_neither_smaller_nor_faster_is_said_to_be_neither():

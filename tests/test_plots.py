@@ -13,6 +13,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.colors import to_hex, to_rgba
+from matplotlib.text import Text
 
 from owl import plots
 from owl.plots_axes import block_positions
@@ -265,5 +266,5 @@ def test_formats_are_labelled_points_against_their_error_rate_with_dense_in_grey
 def test_labels_of_formats_that_lie_together_do_not_overlap(ax):
     table = pd.DataFrame({"format": [f"format {i}" for i in range(6)], "rtfx": 50.0, "wer": 0.1, "low": 0.09, "high": 0.11})
     plots.speed_against_wer(table, ax=ax)
-    boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
-    assert all(below.y1 <= above.y0 + 1 for below, above in zip(boxes, boxes[1:]))  # a pixel of rounding
+    boxes = sorted((Text.get_window_extent(text) for text in ax.texts), key=lambda box: box.y0)  # without the line to its point
+    assert all(below.y1 <= above.y0 + 2 for below, above in zip(boxes, boxes[1:]))  # pixels: a font's box is a guess
