@@ -5,13 +5,13 @@ Each job runs in a process of its own, so that its peak memory is its own. Figur
 
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import pandas as pd
 
-from owl import allocation, decoding, evaluation, experiment, formats, pruning, record, whisper
+from benchmarks import formats
+from owl import allocation, decoding, evaluation, experiment, format_rows, pruning, record, whisper
 from owl.config import load
+from owl.fresh import in_fresh_process
 from owl.solvers import METHODS
 
 ALONE = 24  # clips for the one-at-a-time loop
@@ -19,15 +19,15 @@ ALONE = 24  # clips for the one-at-a-time loop
 
 def main(path: str) -> None:
     print(f"benchmark on {path}\n")
-    batched, alone, encoder = job(transcription, path), job(one_at_a_time, path), job(encoder_alone, path)
+    batched, alone, encoder = in_fresh_process(transcription, path), in_fresh_process(one_at_a_time, path), in_fresh_process(encoder_alone, path)
     print(f"transcription, batched               {batched['rtfx']:8.1f} × real time")
     print(f"transcription, one clip at a time    {alone['rtfx']:8.1f} × real time")
     print(f"the encoder alone, batched           {encoder['rtfx']:8.1f} × real time")
     print(f"ratio batched / one at a time        {batched['rtfx'] / alone['rtfx']:8.2f}")
     print(f"ratio encoder / one at a time        {encoder['rtfx'] / alone['rtfx']:8.2f}   (what a batched run with free decoding would reach)\n")
-    idle = job(nothing, path)
+    idle = in_fresh_process(nothing, path)
     jobs = [(method, padding) for method in METHODS for padding in ("exclude", "include") if not (method == "magnitude" and padding == "include")]
-    rows = pd.DataFrame([job(prune, path, method, padding) for method, padding in jobs])
+    rows = pd.DataFrame([in_fresh_process(prune, path, method, padding) for method, padding in jobs])
     fastest = rows.seconds.min()
     rows["seconds ratio"] = rows.seconds / fastest
     rows["peak GB"] = rows.peak / 1e9
@@ -38,12 +38,7 @@ def main(path: str) -> None:
     for method in ("wanda", "sparsegpt"):
         wer = rows[rows.method == method].set_index("padding").wer
         print(f"  {method:10s} exclude {wer['exclude']:.4f}   include {wer['include']:.4f}   include − exclude {wer['include'] - wer['exclude']:+.4f}")
-
-
-def job(function, *arguments) -> dict:
-    """Run a function in a fresh process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+    formats.main(path)
 
 
 def transcription(path: str) -> dict:
@@ -94,7 +89,7 @@ def prune(path: str, method: str, padding: str) -> dict:
         evaluation.transcribe(decoding.torch_decoder(model, processor, language=d.language), processor, d.clips, batch_size=config.evaluation.batch_size)
         for d in datasets
     ]
-    wer = formats.pooled_wer(said, [experiment.normalizer_of(config, model, dataset) for dataset in datasets])
+    wer = format_rows.pooled(said, [experiment.normalizer_of(config, model, dataset) for dataset in datasets])[0]
     return {"method": method, "padding": padding, "sparsity": config.pruning.sparsity, "seconds": seconds, "peak": peak, "wer": wer}
 
 

@@ -6,6 +6,6 @@ def load(path):
 
     Raises owl.whisper.ModelError that names what is missing or broken.
     """
-    from owl.whisper import load as load_whisper  # torch takes seconds to import; `import owl` does not
+    from owl.loading import load as load_any  # torch takes seconds to import; `import owl` does not
 
-    return load_whisper(str(path))
+    return load_any(str(path))

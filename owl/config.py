@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from owl.paths import ROOT
 from owl.problems import describe
-from owl.schema import Config, dataset_entries, parse_pattern, path_slots
+from owl.schema import Config, dataset_entries, others_slots, parse_pattern, path_slots
 
 __all__ = ["OVERRIDES", "Config", "ConfigError", "load", "load_resolved", "run_name"]
 
@@ -158,6 +158,8 @@ def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
     model = raw.get("model")
     if isinstance(model, dict) and isinstance(model.get("name"), str):
         model["name"] = _locate_model(model["name"], base)
+    for others, index in others_slots(raw):
+        others[index] = _locate_model(others[index], base)
 
 
 def _locate_datasets(raw: dict[str, Any], base: Path) -> None:

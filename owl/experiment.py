@@ -18,10 +18,11 @@ from owl.config import Config
 from owl.data import Clip, DataError, Dataset, check_disjoint, load_dataset
 from owl.decoding import torch_decoder
 from owl.evaluation import Transcription, read, save, transcribe
+from owl.loading import load
 from owl.paths import ROOT
 from owl.record import Run, acceleration, provenance
 from owl.scoring import is_repetitive
-from owl.whisper import choose_device, choose_dtype, language_of, load, window_samples
+from owl.whisper import choose_device, choose_dtype, language_of, window_samples
 
 
 DECODING_MODULES = ("decoding", "evaluation", "windows", "whisper")  # a change in one of them makes stored transcripts stale

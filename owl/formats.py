@@ -1,5 +1,6 @@
-"""One exported format from writing to measuring: the folder on disk, then what a user who loads it gets from it."""
+"""The formats of a run, written: one folder each, whole or not at all. What they cost is measured in `owl.format_rows`."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,16 +8,22 @@ import torch
 from transformers import AutoConfig
 
 from owl import export
-from owl.data import Dataset
-from owl.decoding import Decoder, torch_decoder
-from owl.evaluation import Transcription, transcribe
-from owl.experiment import load_model, normalizer_of, transcripts
-from owl.measures import pairs
-from owl.record import Run, folder_bytes, provenance, whole_folder
-from owl.scoring import clip_errors
+from owl.compact_model import export_compact
+from owl.record import Run, provenance, whole_folder
 from owl.whisper import blocks
 
-LOADS_IN = {"hf": "transformers", "onnx": "onnxruntime, with file and tensor names as optimum writes them"}
+
+SOURCES = {
+    "magnitude": "magnitude pruning (Han et al., arXiv 1506.02626)",
+    "wanda": "Wanda (Sun et al., arXiv 2306.11695)",
+    "sparsegpt": "SparseGPT (Frantar and Alistarh, arXiv 2301.00774)",
+    "alps": "ALPS (Meng et al., arXiv 2406.07831)",
+    "owl": "Outlier Weighed Layerwise sparsity (Yin et al., arXiv 2310.05175)",
+    "owl-equal": "Outlier Weighed Layerwise sparsity as published (Yin et al., arXiv 2310.05175)",
+    "dlp": "Dynamic Layerwise Pruning (Chen et al., arXiv 2505.23807)",
+    "alpha": "AlphaPruning (Lu et al., arXiv 2410.10912)",
+    "measured": "measured allocation (unit-wise divergence and budget; EvoPress, arXiv 2410.14649, for the search)",
+}
 
 
 def export_folder(run: Run, name: str) -> Path:
@@ -24,62 +31,50 @@ def export_folder(run: Run, name: str) -> Path:
     return Path(run.config.output.dir) / run.name / name
 
 
-def write(name: str, run: Run, pruned, processor, pruning: dict, measured: dict) -> Path:
-    """Write format `name` of the pruned model, whole or not at all, and return its folder."""
-    target = export_folder(run, name)
-    with whole_folder(target) as folder:
-        if name == "onnx":
-            from owl.onnx_model import export_onnx  # seconds to import, and off by default
-
-            export_onnx(pruned, processor, folder)
-        else:
-            export.save_hf(pruned, processor, folder, dtype=stored_dtype(run), **_papers(run, pruning, measured))
-    return target
-
-
-def measure(name: str, folder: Path, run: Run, pruned, processor, datasets: Sequence[Dataset]) -> dict:
-    """Load `folder` from disk, transcribe every dataset with it, and say what it costs: one row of the deployment table."""
-    said = [_transcribe(name, folder, run, processor, dataset) for dataset in datasets]
-    memory = [transcripts(run, "pruned", pruned, processor, dataset) for dataset in datasets]
-    texts = [(a.hypothesis, b.hypothesis) for one, other in zip(said, memory) for a, b in zip(one.transcripts, other.transcripts)]
-    return {
-        "format": name,
-        "path": f"{run.name}/{name}",
-        "bytes": folder_bytes(folder),
-        "ratio": folder_bytes(folder) / dense_bytes(pruned),
-        "wer": pooled_wer(said, [normalizer_of(run.config, pruned, dataset) for dataset in datasets]),
-        "rtfx": pooled_rtfx(said),
-        "same_text": sum(a == b for a, b in texts) / len(texts),
-        "loads_in": LOADS_IN[name],
-    }
+def write_all(wanted: Sequence[str], run: Run, pruned, processor, pruning: dict, measured: dict) -> tuple[dict[str, Path], list[dict]]:
+    """({format: its folder}, [{"format", "reason"} that cannot represent this model]); each folder is written whole or not at all."""
+    written, refused, papers = {}, [], _papers(run, pruning, measured, stock=not hasattr(pruned.config, "owl_shapes"))
+    for name in wanted:
+        try:
+            with whole_folder(export_folder(run, name)) as folder:
+                save(name, pruned, processor, folder, dtype=stored_dtype(run), papers=papers)
+            written[name] = export_folder(run, name)
+        except export.UnsupportedFormat as error:
+            refused.append({"format": name, "reason": str(error)})
+            shutil.rmtree(export_folder(run, name), ignore_errors=True)  # an earlier model's folder is not this one's
+    return written, refused
 
 
-def dense_row(dense_said: Sequence[Transcription], normalizers: Sequence[str], model) -> dict:
-    """The dense model's row: its weights in float16, and the transcripts that 03_evaluation made in memory."""
-    return {
-        "format": "dense fp16",
-        "bytes": dense_bytes(model),
-        "ratio": 1.0,
-        "wer": pooled_wer(dense_said, normalizers),
-        "rtfx": pooled_rtfx(dense_said),
-    }
+def save(name: str, model, processor, folder: Path, *, dtype: torch.dtype, papers: dict) -> None:
+    """Write `model` into `folder` as format `name`; `dtype` and `papers` (metadata, metrics, card) go into "hf" alone."""
+    int8 = name.endswith("-int8")
+    if name == "hf":
+        export.save_hf(model, processor, folder, dtype=dtype, **papers)
+    elif name.startswith("compact"):
+        export_compact(model, processor, folder, int8=int8)
+    elif name.startswith("onnx"):
+        from owl.onnx_int8 import export_onnx_int8  # these runtimes take seconds to import, and are off by default
+        from owl.onnx_model import export_onnx
+
+        (export_onnx_int8 if int8 else export_onnx)(model, processor, folder)
+    else:
+        from owl.ct2_model import export_ct2
+
+        export_ct2(model, processor, folder, int8=int8)
+
+
+def loads_in(name: str, model) -> str:
+    """What loads a format's folder."""
+    if name.startswith("ct2"):
+        from owl.ct2_model import loads_in as ct2_loads_in
+
+        return ct2_loads_in(model)
+    return {"hf": "transformers", "compact": "owl.load", "onnx": "onnxruntime, optimum"}[name.removesuffix("-int8")]
 
 
 def dense_bytes(model) -> int:
     """Bytes of all parameters in float16, without tokenizer and configs."""
     return 2 * sum(parameter.numel() for parameter in model.parameters())
-
-
-def pooled_wer(said: Sequence[Transcription], normalizers: Sequence[str]) -> float:
-    """Total errors over total words of several datasets, each with its own normaliser."""
-    counts = [clip_errors(*pairs(one), normalizer) for one, normalizer in zip(said, normalizers)]
-    errors, words = (float(sum(column.sum() for column in columns)) for columns in zip(*counts))
-    return errors / words if words else float(errors > 0)
-
-
-def pooled_rtfx(said: Sequence[Transcription]) -> float:
-    """Seconds of audio per second of wall time over several datasets."""
-    return sum(one.rtfx * one.seconds for one in said) / sum(one.seconds for one in said)
 
 
 def stored_dtype(run: Run) -> torch.dtype:
@@ -96,23 +91,7 @@ def same_zeros(folder: Path, pruned) -> bool:
     return found == {name: (weight.to(dtype) == 0).sum().item() for name, weight in linears.items()}
 
 
-def _transcribe(name: str, folder: Path, run: Run, processor, dataset: Dataset) -> Transcription:
-    decode = _load(name, folder, run, processor, dataset.language)
-    decode([dataset.clips[0].audio])  # warm up
-    return transcribe(decode, processor, dataset.clips, batch_size=run.config.evaluation.batch_size, description=f"{dataset.name}, {name}")
-
-
-def _load(name: str, folder: Path, run: Run, processor, language: str | None) -> Decoder:
-    cap = run.config.evaluation.max_new_tokens
-    if name == "onnx":
-        from owl.onnx_model import onnx_decoder
-
-        return onnx_decoder(folder, processor, language=language, max_new_tokens=cap, threads=run.config.hardware.cpu_threads)
-    model, _ = load_model(run.config, folder)
-    return torch_decoder(model, processor, language=language, max_new_tokens=cap)
-
-
-def _papers(run: Run, pruning: dict, measured: dict) -> dict:
+def _papers(run: Run, pruning: dict, measured: dict, stock: bool) -> dict:
     """What an exported model carries beside its weights: metadata, metrics and the card."""
     settings, facts, recovery = run.config.pruning, provenance(run.config), pruning["recovery"]
     rounds = len(recovery["rounds"])
@@ -135,6 +114,17 @@ def _papers(run: Run, pruning: dict, measured: dict) -> dict:
     ]
     sparsities = {name: pruning[name] for name in ("sparsity_prunable", "sparsity_model")}
     layers = [{key: row[key] for key in ("linear", "target_sparsity", "sparsity", "error")} for row in pruning["linears"]]
-    card = export.model_card(base=facts["config"]["model"]["name"], recipe=recipe, results=results, recovered=recovered, **sparsities)
+    name = facts["config"]["model"]["name"]
+    card = export.model_card(
+        base=Path(name).name if name.startswith("..") else name,  # a folder outside: its path is nobody's business
+        recipe=recipe,
+        source=", ".join(SOURCES[one] for one in (settings.method, settings.allocation_name) if one in SOURCES),
+        targets=settings.target_modules,
+        results=results,
+        recovered=recovered,
+        stock=stock,
+        smaller=settings.pattern == "structured",
+        **sparsities,
+    )
     metadata = {"recovery": recovery["method"], "recovery_result": recovery, **sparsities, "linears": layers, "provenance": facts}
     return {"metadata": metadata, "metrics": {"datasets": measured["datasets"]}, "card": card}

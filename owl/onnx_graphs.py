@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from owl.onnx_share import share_weights
+
 ENCODER, DECODER, WITH_PAST = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
 OPSET = 17  # the oldest with LayerNormalization, so that older runtimes read the files too
 EXTERNAL_BYTES = 1_500_000_000  # larger graphs keep their weights in a file beside them; protobuf ends at 2 GB
@@ -21,7 +23,10 @@ EXTERNAL_BYTES = 1_500_000_000  # larger graphs keep their weights in a file bes
 
 @torch.inference_mode()
 def write_graphs(model: WhisperForConditionalGeneration, folder: Path) -> None:
-    """Trace `model` (float32, CPU, eval mode, eager attention) into the three files; cache shapes are what its weights give."""
+    """Trace `model` (float32, CPU, eval mode, eager attention) into the three files; cache shapes are what its weights give.
+
+    Both decoders read their weights from one file beside them.
+    """
     config, blocks = model.config, model.config.decoder_layers
     decoder, tokens = _Decoder(model), torch.full((2, 3), config.decoder_start_token_id)
     features = torch.zeros(2, config.num_mel_bins, 2 * config.max_source_positions)
@@ -33,6 +38,7 @@ def write_graphs(model: WhisperForConditionalGeneration, folder: Path) -> None:
     _write(decoder, (tokens, states), folder / DECODER, ["input_ids", "encoder_hidden_states"], ["logits", *present])
     inputs = ["input_ids", *_cache_names("past_key_values", blocks)]
     _write(_DecoderWithPast(model), (tokens, *past), folder / WITH_PAST, inputs, ["logits", *own])
+    share_weights([folder / DECODER, folder / WITH_PAST], folder / f"{DECODER}_data")
 
 
 class _Encoder(nn.Module):

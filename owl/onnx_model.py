@@ -4,17 +4,17 @@ The graphs are those of `owl.onnx_graphs`, named as optimum names them, so that 
 on disk; pruned weights are stored zeros.
 """
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import torch
-from torch import Tensor, nn
-from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
+from torch import Tensor
+from transformers import WhisperForConditionalGeneration
 
-from owl.decoding import Decoded, Decoder, log_mel, suppressed, text_tokens, token_cap
+from owl.decoding import AT_ONCE_ON_CPU, Decoded, Decoder, log_mel, suppressed, text_tokens, token_cap
+from owl.export import empty_whisper, float_copy, save_settings
 from owl.onnx_graphs import DECODER, ENCODER, WITH_PAST, write_graphs
 from owl.whisper import ModelError, prompt_tokens
 
@@ -23,22 +23,11 @@ SETTINGS = ("config.json", "generation_config.json")
 
 def export_onnx(model: WhisperForConditionalGeneration, processor, folder: Path) -> list[Path]:
     """Write graphs, configs and the processor's files into `folder`; `model` stays as it is. Returns the paths of the graphs."""
-    plain = _float_copy(model)
-    write_graphs(plain, folder)
-    plain.config.save_pretrained(folder)
-    plain.generation_config.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    processor.feature_extractor.save_pretrained(folder)  # other runtimes look for preprocessor_config.json
-    return sorted(folder.glob("*.onnx*"))
-
-
-def _float_copy(model):
-    """The model in float32 on the CPU, eval mode, no gradients; weights that are so already are shared, not copied."""
-    weights = {id(one): nn.Parameter(one.detach().to("cpu", torch.float32), requires_grad=False) for one in model.parameters()}
-    plain = copy.deepcopy(model, weights).to("cpu", torch.float32).eval()
+    plain = float_copy(model)
     plain.set_attn_implementation("eager")  # plain matrix products and a softmax, which every runtime fuses as it likes
-    plain.config.dtype = torch.float32
-    return plain
+    write_graphs(plain, folder)
+    save_settings(plain, processor, folder, dtype=torch.float32)
+    return sorted(folder.glob("*.onnx*"))
 
 
 class OnnxWhisper:
@@ -52,9 +41,7 @@ class OnnxWhisper:
         if missing:
             names = ", ".join(missing)
             raise ModelError(f"'{folder}' is no complete ONNX Whisper: {names} missing; export it again with FORMATS=onnx")
-        with torch.device("meta"):
-            self.settings = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(folder))
-        self.settings.generation_config = GenerationConfig.from_pretrained(folder)
+        self.settings = empty_whisper(folder / "config.json", folder)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads or torch.get_num_threads(), 3
         # three sessions and PyTorch take turns on the same cores: idle threads that spin would hold up the one that works
@@ -63,8 +50,8 @@ class OnnxWhisper:
 
     def encode(self, features: np.ndarray | Tensor) -> np.ndarray:
         """Log-mel features (clips, mel bins, 2·frames) → the encoder's output (clips, frames, d)."""
-        array = np.ascontiguousarray(torch.as_tensor(features).float().cpu().numpy())
-        return self._encoder.run(["last_hidden_state"], {"input_features": array})[0]
+        parts = torch.as_tensor(features).float().cpu().split(AT_ONCE_ON_CPU)  # attention over whole windows: memory grows with the batch
+        return np.concatenate([self._encoder.run(["last_hidden_state"], {"input_features": part.numpy()})[0] for part in parts])
 
     def greedy(
         self,
@@ -92,10 +79,15 @@ class OnnxWhisper:
 
 
 def onnx_decoder(
-    folder: Path, processor, *, language: str | None = None, max_new_tokens: int | None = None, threads: int | None = None
+    whisper: OnnxWhisper | Path,
+    processor,
+    *,
+    language: str | None = None,
+    max_new_tokens: int | None = None,
+    threads: int | None = None,
 ) -> Decoder:
-    """How onnxruntime turns a batch of waveforms into text tokens; settings as in `owl.decoding.torch_decoder`."""
-    whisper = OnnxWhisper(folder, threads)
+    """How onnxruntime turns a batch of waveforms into text tokens; settings as in `owl.decoding.torch_decoder`. A folder is loaded first."""
+    whisper = OnnxWhisper(whisper, threads) if isinstance(whisper, Path) else whisper
     settings = whisper.settings
     fixed = {
         "prompt": prompt_tokens(settings, language),

@@ -14,7 +14,15 @@ from owl.plots_blocks import (
     seed_stability,
     unit_divergence,
 )
-from owl.plots_results import clip_scatter, recovery_curve, size_bars, weight_distribution, wer_comparison
+from owl.plots_results import (
+    clip_scatter,
+    recovery_curve,
+    size_against_wer,
+    size_bars,
+    speed_against_wer,
+    weight_distribution,
+    wer_comparison,
+)
 
 __all__ = [
     "DECODER",
@@ -29,7 +37,9 @@ __all__ = [
     "recovery_curve",
     "score_distribution",
     "seed_stability",
+    "size_against_wer",
     "size_bars",
+    "speed_against_wer",
     "unit_divergence",
     "use_style",
     "weight_distribution",

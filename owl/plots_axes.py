@@ -80,6 +80,34 @@ def label_right(ax: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
         ax.text(1.01, height - overflow, text, transform=ax.transAxes, va="center", color=color)
 
 
+def label_points(ax: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str], colors: Sequence[str]) -> None:
+    """Write each text beside its point (data units), moved up or down past points and other texts, then with a thin line to its point.
+
+    Call when the axes are final.
+    """
+    size, to_points, frame = plt.rcParams["font.size"], 72 / ax.figure.dpi, ax.get_window_extent()
+    places = [tuple((ax.transData.transform(point) * to_points).tolist()) for point in points]
+    taken = [(x - 4, x + 4, y - 4, y + 4) for x, y in places]
+    low, high, right = (float(bound) * to_points for bound in (frame.y0, frame.y1, frame.x1))
+    for (x, y), point, text, color in sorted(zip(places, points, texts, colors)):
+        width = 0.6 * size * len(text)
+        start = x + 7 if x + 7 + width < right else x - 7 - width
+        moves = sorted((0.7 * size * step for step in range(-30, 31)), key=abs)
+        boxes = {move: (start, start + width, y + move - 0.6 * size, y + move + 0.6 * size) for move in moves}
+        inside = [move for move, box in boxes.items() if low < box[2] and box[3] < high] or moves
+        free = [move for move in inside if not any(_overlap(boxes[move], other) for other in taken)]
+        best = (free or inside)[0]
+        taken.append(boxes[best])
+        line = {"arrowprops": {"arrowstyle": "-", "linewidth": 0.5, "color": color, "shrinkB": 3}} if best else {}
+        options = {"xytext": (start - x, best), "textcoords": "offset points", "va": "center", "color": color}
+        ax.annotate(text, point, **options, **line)
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Do two boxes (left, right, bottom, top) share an area?"""
+    return one[0] < other[1] and other[0] < one[1] and one[2] < other[3] and other[2] < one[3]
+
+
 def log_percent(axis: Axis, low: float, high: float) -> None:
     """Percent on a logarithmic axis of fractions from `low` to `high`; inside one decade minor ticks are labelled."""
     axis.set_major_formatter(percent())

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, ScalarFormatter
 
-from owl.plots_axes import PRUNED, REFERENCE, literal, percent
+from owl.plots_axes import PRUNED, REFERENCE, label_points, literal, percent
 
 JITTER = 0.22  # errors: how far dots move aside so that equal clips stay visible
 LINEAR_ERRORS = 40  # errors in one clip above which the scatter turns logarithmic: a looping decoder inserts hundreds of words
@@ -105,4 +105,26 @@ def size_bars(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.grid(False, axis="y")
     ax.grid(True, axis="x")
     ax.set_xlabel("size on disk (MB, 10⁶ bytes)")
+    return ax
+
+
+def size_against_wer(table: pd.DataFrame, ax: Axes) -> Axes:
+    """table: format, bytes, wer, low, high (fractions): a labelled point with its interval per format; "dense…" is grey."""
+    return _against_wer(table, table.bytes / 1e6, ax, "size on disk (MB, 10⁶ bytes): left is smaller")
+
+
+def speed_against_wer(table: pd.DataFrame, ax: Axes) -> Axes:
+    """table: format, rtfx, wer, low, high (fractions): a labelled point with its interval per format; "dense…" is grey."""
+    return _against_wer(table, table.rtfx, ax, "seconds of audio per second: right is faster")
+
+
+def _against_wer(table: pd.DataFrame, x: pd.Series, ax: Axes, label: str) -> Axes:
+    colors = [REFERENCE if name.startswith("dense") else PRUNED for name in table.format]
+    ax.vlines(x, table.low, table.high, colors=colors, linewidth=0.8, alpha=0.6)
+    ax.scatter(x, table.wer, c=colors, s=36, zorder=3)
+    ax.set_xlim(0, 1.15 * x.max())
+    ax.set_ylim(0, max(1.1 * table.high.max(), 0.01))
+    ax.yaxis.set_major_formatter(percent())
+    ax.set(xlabel=label, ylabel="word error rate")
+    label_points(ax, list(zip(x, table.wer)), [literal(name) for name in table.format], colors)
     return ax

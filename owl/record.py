@@ -24,7 +24,7 @@ from owl.paths import ROOT
 from owl.resolve import prepare
 from owl.whisper import choose_device, choose_dtype
 
-PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "jiwer", "whisper-normalizer", "numpy", "onnxruntime")
+PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "jiwer", "whisper-normalizer", "numpy", "onnxruntime", "ctranslate2")
 
 
 class MissingArtefact(RuntimeError):
@@ -86,6 +86,10 @@ def folder_bytes(folder: Path) -> int:
 
 def peak_rss_bytes() -> int:
     """Highest resident memory of this process so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: getrusage also counts the process that started this one
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kilobytes
 

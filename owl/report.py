@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader
 from nbconvert import HTMLExporter
 from traitlets.config import Config as Traits
 
+from owl.deployment import table
 from owl.paths import ROOT
 from owl.record import provenance_rows
 
@@ -32,8 +33,8 @@ def main(run: str) -> None:
     artefacts = {name: json.loads((source / f"{name}.json").read_text()) for name in ("outliers", "pruning", "evaluation", "export")}
     summary = summarise(run, artefacts, {stem: seconds_of(notebook) for stem, notebook in notebooks.items()})
     write(target / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    figure = base64.b64encode((source / "layer_allocation.png").read_bytes()).decode()
-    write(target / "index.html", render_index(run, summary, artefacts["pruning"]["seconds"], figure, pages))
+    figures = {name: base64.b64encode((source / f"{name}.png").read_bytes()).decode() for name in ("layer_allocation", "deployment")}
+    write(target / "index.html", render_index(run, summary, artefacts["pruning"]["seconds"], figures, pages))
 
 
 def summarise(run: str, artefacts: dict, seconds: dict[str, float]) -> dict:
@@ -57,6 +58,9 @@ def summarise(run: str, artefacts: dict, seconds: dict[str, float]) -> dict:
         "blocks": artefacts["outliers"]["blocks"],
         "datasets": artefacts["evaluation"]["datasets"],
         "exports": artefacts["export"]["exports"],
+        "dense_exports": artefacts["export"]["dense"],
+        "not_exported": artefacts["export"]["not_exported"],
+        "recommendation": artefacts["export"]["recommendation"],
         "provenance": facts,
     }
 
@@ -73,13 +77,14 @@ def render_notebook(notebook, title: str, links: str) -> str:
     return exporter.from_notebook_node(notebook, resources=resources)[0]
 
 
-def render_index(run: str, summary: dict, prune_seconds: float, figure: str, pages: list[dict]) -> str:
+def render_index(run: str, summary: dict, prune_seconds: float, figures: dict[str, str], pages: list[dict]) -> str:
     """The first page: headline, house figure, tables and links."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
     return environment.get_template("index.html.j2").render(
         run=run,
         summary=summary,
-        figure=figure,
+        figures=figures,
+        deployment=deployment_table(summary),
         pages=pages,
         prune_seconds=prune_seconds,
         total_seconds=sum(summary["seconds"].values()),
@@ -89,6 +94,13 @@ def render_index(run: str, summary: dict, prune_seconds: float, figure: str, pag
         percent=lambda share: f"{100 * share:.2f} %",
         signed=lambda share: f"{100 * share:+.2f} %",
     )
+
+
+def deployment_table(summary: dict) -> str:
+    """The deployment table as HTML, the same as in 04_export; empty where nothing was exported or refused."""
+    if not summary["exports"] and not summary["not_exported"]:
+        return ""
+    return table([*summary["dense_exports"], *summary["exports"]], summary["not_exported"]).to_html()
 
 
 def navigation(pages: list[dict], here: str) -> str:

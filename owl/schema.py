@@ -28,7 +28,8 @@ Allocation = Annotated[str, one_of("uniform", "owl", "owl-equal", "dlp", "alpha"
 Sparsity = Annotated[float, check(lambda value: 0 <= value < 1, "must be a fraction of at least 0 and below 1 such as 0.5")]
 Structure = Annotated[str, one_of("heads", "neurons", "layers")]
 Metric = Annotated[str, one_of("wer", "character_error_rate", aliases={"cer": "character_error_rate"})]
-Format = Annotated[str, one_of("hf", "onnx", later=("compact", "onnx-int8", "ct2", "ct2-int8"))]
+Format = Annotated[str, one_of("hf", "compact", "compact-int8", "onnx", "onnx-int8", "ct2", "ct2-int8")]
+WITH_INT8 = ("compact", "onnx", "ct2")
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 Device = Annotated[
     str, check(re.compile(r"auto|cuda(:[0-9]+)?|mps|cpu").fullmatch, "must be one of auto, cuda, cuda:0 (1, …), mps, cpu")
@@ -199,6 +200,16 @@ class Pruning(Section):
                 'structures ["layers"] drops whole layers by their influence: it goes with no other structure and no other allocation '
                 'than "uniform" (ALLOCATION=uniform)'
             )
+        if "layers" in self.structures and self.recovery != "none":
+            raise ValueError(
+                'recovery compares block with block, and structures ["layers"] leaves fewer of them; '
+                'set recovery to "none" (RECOVERY=none) or structures to ["heads", "neurons"]'
+            )
+        if self.allocation_name == "measured":
+            raise ValueError(
+                "the measured allocation measures single weights, not whole heads and neurons; "
+                'set allocation to "uniform" (ALLOCATION=uniform) or the pattern to "unstructured"'
+            )
         if self.equal_widths and "heads" in self.structures:
             raise ValueError(
                 'equal_widths is for runtimes that cannot load fewer heads; set structures to ["neurons"] or equal_widths to false'
@@ -236,9 +247,9 @@ class Evaluation(Section):
 
 
 class Quantization(Section):
-    enabled: Off = False
-    bits: Count = 8
-    method: Text = "dynamic"
+    enabled: bool = False  # adds the int8 form of every format that has one
+    bits: Annotated[int, check(lambda value: value == 8, "must be 8: int8 is what the exported runtimes compute in")] = 8
+    method: Annotated[str, one_of("dynamic", later=("static",))] = "dynamic"
 
 
 class Compile(Section):
@@ -258,6 +269,7 @@ class Output(Section):
     save_pruned_checkpoints: bool = False  # keep the model of every round
     export_onnx: bool = False
     formats: Annotated[list[Format], unique()] = ["hf"]
+    compare_with: Names = []  # other dense models (folder or Hub id), e.g. a smaller one, measured beside the exports
 
     @property
     def all_formats(self) -> list[str]:
@@ -279,6 +291,15 @@ class Config(Section):
     output: Output = Output()
     hardware: Hardware = Hardware()
 
+    @property
+    def formats(self) -> list[str]:
+        """What is exported, in order; with quantization each plain format is followed by its int8 form, and ONNX's is added if there is none."""
+        plain = self.output.all_formats
+        if not self.optimization.quantization.enabled:
+            return plain
+        both = [name for one in plain for name in ((one, f"{one}-int8") if one in WITH_INT8 else (one,))]
+        return list(dict.fromkeys(both if any(name.endswith("-int8") for name in both) else [*both, "onnx-int8"]))
+
     def resolved(self) -> dict[str, Any]:
         """Every key as JSON types, paths absolute."""
         return self.model_dump(mode="json")
@@ -286,7 +307,7 @@ class Config(Section):
     def portable(self) -> dict[str, Any]:
         """`resolved` with paths relative to the repository root, so that nothing in it names the machine."""
         data = self.resolved()
-        for section, key in [(data["model"], "name"), *path_slots(data)]:
+        for section, key in [(data["model"], "name"), *path_slots(data), *others_slots(data)]:
             if os.path.isabs(section[key]):
                 section[key] = os.path.relpath(section[key], ROOT)
         return data
@@ -315,3 +336,12 @@ def _get(value: Any, *keys: str) -> Any:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def others_slots(raw: dict[str, Any]) -> Iterator[tuple[list, int]]:
+    """(list, index) of every entry of `output.compare_with`, valid or not: a folder or a Hub id."""
+    output = raw.get("output")
+    others = output.get("compare_with") if isinstance(output, dict) else None
+    for index, value in enumerate(others if isinstance(others, list) else []):
+        if isinstance(value, str):
+            yield others, index

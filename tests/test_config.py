@@ -253,7 +253,7 @@ def test_a_pattern_override_decides_the_sparsity_unless_that_is_overridden(write
         ({"PATTERN": "structure"}, "PATTERN=structure: 'structure' is not known; use one of unstructured, structured, 2:4, 4:8"),
         ({"PATTERN": "structured", "METHOD": "wanda"}, "decides by the second-order error, as sparsegpt does, not by wanda"),
         ({"DEVICE": "gpu"}, "DEVICE=gpu: must be one of auto, cuda"),
-        ({"FORMATS": "hf,ct2"}, "FORMATS=hf,ct2: 'ct2' is not available yet; use one of hf, onnx"),
+        ({"FORMATS": "hf,ctx"}, "FORMATS=hf,ctx: 'ctx' is not known; use one of hf, compact, compact-int8, onnx, onnx-int8, ct2, ct2-int8"),
         ({"SPEED": "9"}, "SPEED: unknown override; use one of SPARSITY, METHOD, ALLOCATION, PATTERN, MODEL, SAMPLES, DEVICE"),
         ({"PATTERN": "2:4", "ALLOCATION": "owl"}, "ALLOCATION=uniform"),
     ],
@@ -372,10 +372,12 @@ def section(dotted, value):
         ("evaluation.batch_size", 0, "at least 1"),
         ("evaluation.max_new_tokens", -5, "at least 1"),
         ("evaluation.normalizer", "german", "use one of auto, english, basic, none"),
-        ("optimization.quantization.enabled", True, "is not available yet; use false"),
         ("optimization.compile.mode", "fast", "is not known; use one of default, reduce-overhead"),
+        ("optimization.quantization.bits", 4, "must be 8: int8 is what the exported runtimes compute in, not 4"),
+        ("optimization.quantization.method", "static", "'static' is not available yet; use one of dynamic"),
+        ("output.compare_with", [""], "must be a non-empty string"),
         ("output.save_model", "yes", "must be true or false"),
-        ("output.formats", ["onnx-int8"], "is not available yet; use one of hf, onnx"),
+        ("output.formats", ["onnx-int4"], "'onnx-int4' is not known; use one of hf, compact,"),
         ("hardware.device", "cuda:", "must be one of auto, cuda"),
         ("hardware.precision", "int8", "use one of float32, float16, bfloat16"),
         ("hardware.cpu_threads", 0, "at least 1"),
@@ -572,3 +574,24 @@ def test_reading_a_config_needs_no_torch():
 def test_a_config_cannot_be_changed_by_accident():
     with pytest.raises(ValueError, match="frozen"):
         Config().pruning.sparsity = 0.9
+
+
+@pytest.mark.parametrize(
+    ("formats", "expected"),
+    [
+        (["hf"], ["hf", "onnx-int8"]),
+        (["hf", "onnx", "ct2"], ["hf", "onnx", "onnx-int8", "ct2", "ct2-int8"]),
+        (["ct2-int8", "ct2"], ["ct2-int8", "ct2"]),
+        (["compact"], ["compact", "compact-int8"]),
+    ],
+)
+def test_quantization_adds_the_int8_form_of_every_format_that_has_one(write, formats, expected):
+    plain = {"output": {"formats": formats}}
+    assert load(write(plain)).formats == formats
+    assert load(write(plain | {"optimization": {"quantization": {"enabled": True}}})).formats == expected
+
+
+def test_models_to_compare_with_are_found_as_the_model_itself_is(write, tmp_path):
+    (tmp_path / "small").mkdir()
+    config = load(write({"output": {"compare_with": ["small", "openai/whisper-tiny"]}}))
+    assert config.output.compare_with == [str(tmp_path / "small"), "openai/whisper-tiny"]

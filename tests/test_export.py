@@ -13,13 +13,21 @@ from owl import export, formats, whisper
 from tests.conftest import ROOT
 
 ONE_ROW = [{"dataset": "demo", "clips": 3, "words": 20, "dense": 0.02, "pruned": 0.0525}]
-CARD = export.model_card(base="models/demo", recipe="Pruned", sparsity_prunable=0.5, sparsity_model=0.4, results=ONE_ROW)
+FACTS = dict(source="SparseGPT", targets=["encoder.layers"], sparsity_prunable=0.5, sparsity_model=0.4, results=ONE_ROW)
+CARD = export.model_card(base="models/demo", recipe="Pruned", **FACTS)
 
 
 def test_the_card_says_whether_kept_weights_were_trained():
-    recovered = export.model_card(base="m", recipe="Pruned", sparsity_prunable=0.5, sparsity_model=0.4, results=ONE_ROW, recovered=True)
+    recovered = export.model_card(base="m", recipe="Pruned", **FACTS, recovered=True)
     assert "WER pruned" in CARD and "convolutions and norms are untouched" in CARD
     assert "WER recovered" in recovered and "WER pruned" not in recovered and "norms were trained" in recovered
+
+
+def test_the_card_of_a_smaller_model_claims_no_zeros_and_loads_with_what_can_load_it():
+    card = export.model_card(base="m", recipe="Pruned", **FACTS, smaller=True, stock=False)
+    assert "are gone" in card and "zeros" not in card and "owl.load" in card and "from transformers" not in card
+    assert "the linears of encoder.layers" in card and "Method: SparseGPT." in card
+    assert "zeros are stored as zeros" in CARD and "from_pretrained" in CARD
 
 
 @pytest.fixture(scope="module")

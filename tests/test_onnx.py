@@ -19,6 +19,7 @@ from owl.whisper import ModelError, blocks, load
 from tests.tiny import END, START, make_model, make_processor
 
 GRAPHS = ["decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx"]
+SHARED = "decoder_model.onnx_data"  # the weights of both decoders
 CACHE = [f"{block}.{stack}.{which}" for block in (0, 1) for stack in ("decoder", "encoder") for which in ("key", "value")]
 # float32 sums taken in another order: about 1e-6 of values between 1 and 10
 ENCODER_TOLERANCE = 1e-4
@@ -149,7 +150,7 @@ def test_the_folder_holds_configs_and_processor_and_nothing_left_over(exported):
     files = {path.name for path in folder.iterdir()}
     assert files >= {*GRAPHS, "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"}
     assert all(path.is_file() for path in folder.iterdir())
-    assert {path for path in files if "onnx" in path} == set(GRAPHS)
+    assert {path for path in files if "onnx" in path} == {*GRAPHS, SHARED}
 
 
 def test_the_token_embedding_is_stored_once_in_each_decoder(bench):
@@ -164,10 +165,18 @@ def test_weights_too_large_for_one_file_lie_beside_the_graph(monkeypatch, tmp_pa
     monkeypatch.setattr(onnx_graphs, "EXTERNAL_BYTES", 0)
     model, processor = tiny(), make_processor()
     written = export_onnx(model, processor, tmp_path)
-    assert [path.name for path in written] == sorted([*GRAPHS, *(f"{name}_data" for name in GRAPHS)])
+    assert [path.name for path in written] == sorted([*GRAPHS, SHARED, "encoder_model.onnx_data"])
     graph, weights = ((tmp_path / name).stat() for name in ("encoder_model.onnx", "encoder_model.onnx_data"))
     assert graph.st_size < weights.st_size and graph.st_mode == weights.st_mode
     assert_same_tokens(model, processor, tmp_path, noise())
+
+
+def test_both_decoders_read_their_weights_from_one_copy(bench):
+    model, _, folder = bench
+    decoder = 4 * sum(one.numel() for one in model.model.decoder.parameters())
+    sizes = {name: (folder / name).stat().st_size for name in [*GRAPHS[:2], SHARED]}
+    assert sizes[SHARED] < 1.01 * decoder
+    assert sizes["decoder_model.onnx"] + sizes["decoder_with_past_model.onnx"] < 0.2 * decoder
 
 
 def test_a_pruned_model_keeps_its_zeros_and_its_tokens(tmp_path):

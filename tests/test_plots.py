@@ -13,6 +13,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.colors import to_hex, to_rgba
+from matplotlib.text import Text
 
 from owl import plots
 from owl.plots_axes import block_positions
@@ -248,3 +249,22 @@ def test_sizes_are_bars_in_megabytes_with_their_share_of_dense(ax):
     assert texts(ax) == ["4 MB", "4 MB (100 % of dense)", "2.24 MB (56 % of dense)"]
     assert ax.patches[0].get_facecolor() == to_rgba(plots.REFERENCE) and ax.patches[1].get_facecolor() == to_rgba(plots.PRUNED)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["dense fp16", "hf", "compact"]
+
+
+@pytest.mark.parametrize(("figure", "column", "scale"), [(plots.size_against_wer, "bytes", 1e-6), (plots.speed_against_wer, "rtfx", 1)])
+def test_formats_are_labelled_points_against_their_error_rate_with_dense_in_grey(ax, figure, column, scale):
+    table = pd.DataFrame({"format": ["dense fp16", "ct2-int8"], "bytes": [4e6, 2e6], "rtfx": [50.0, 80.0], "wer": [0.1, 0.2]})
+    assert figure(table.assign(low=[0.05, 0.15], high=[0.15, 0.28]), ax=ax) is ax
+    (points,) = [one for one in ax.collections if isinstance(one, PathCollection)]
+    assert points.get_offsets().tolist() == [[value * scale, wer] for value, wer in zip(table[column], table.wer)]
+    assert [to_hex(color) for color in points.get_facecolors()] == [plots.REFERENCE.lower(), plots.PRUNED.lower()]
+    (lines,) = [one for one in ax.collections if isinstance(one, LineCollection)]
+    assert [segment[:, 1].tolist() for segment in lines.get_segments()] == [[0.05, 0.15], [0.15, 0.28]]
+    assert {text.get_text() for text in ax.texts} == set(table.format)
+
+
+def test_labels_of_formats_that_lie_together_do_not_overlap(ax):
+    table = pd.DataFrame({"format": [f"format {i}" for i in range(6)], "rtfx": 50.0, "wer": 0.1, "low": 0.09, "high": 0.11})
+    plots.speed_against_wer(table, ax=ax)
+    boxes = sorted((Text.get_window_extent(text) for text in ax.texts), key=lambda box: box.y0)  # without the line to its point
+    assert all(below.y1 <= above.y0 + 2 for below, above in zip(boxes, boxes[1:]))  # pixels: a font's box is a guess

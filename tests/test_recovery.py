@@ -293,7 +293,7 @@ def run_of(tmp_path, **pruning):
 def after_recovery(run, number=1):
     model, dense, every = pruned_model()
     lessons = recovery.lessons_of(run.config, dense, PROCESSOR, labels(24))
-    return recovery.recover(run, lessons, model, dense, PROCESSOR, every, number), lessons, model
+    return recovery.recover(run, lessons, model, dense, PROCESSOR, every, number, sparsity=0.5), lessons, model
 
 
 @pytest.mark.parametrize("method, steps", [("blockwise", 2 * 4 * 4), ("distill", 2 * 4 * 4 + 6)])
@@ -327,7 +327,7 @@ def test_half_precision_is_trained_in_single_and_comes_back_in_half(tmp_path):
     model.bfloat16(), dense.bfloat16()
     run = run_of(tmp_path, recovery="distill")
     lessons = recovery.lessons_of(run.config, dense, PROCESSOR, labels(24))
-    row = recovery.recover(run, lessons, model, dense, PROCESSOR, every)
+    row = recovery.recover(run, lessons, model, dense, PROCESSOR, every, sparsity=0.5)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert row["held_out_kl_after"] < row["held_out_kl_before"]
 

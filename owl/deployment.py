@@ -1,0 +1,106 @@
+"""The deployment table in words: which format to ship, what is faster and what is not. Rows in, sentences out; every number comes from a row.
+
+Rows are those of `owl.formats`: {"format", "runtime", "bytes", "ratio", "wer", "rtfx", …}, fractions and bytes; a format that starts with "dense"
+is the unpruned model, "dense fp16" the one that all are compared with.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+WORSE = 0.01  # WER that shipping may cost, absolute: one point
+FASTER = 1.1  # times as fast as dense below which a format is not called faster: timings of one machine differ by a few percent
+
+COLUMNS = {  # of the table that a reader sees: key → (title, format)
+    "format": ("format", "{}"),
+    "bytes": ("bytes on disk", "{:,.0f}"),
+    "ratio": ("of dense fp16", "{:.2f}"),
+    "wer": ("WER", "{:.2%}"),
+    "interval": ("95 % interval, %", "{}"),
+    "rtfx": ("× real time", "{:.1f}"),
+    "speedup": ("× dense, same runtime", "{:.2f}"),
+    "first_token_seconds": ("first token, ms", "{:.0f}"),
+    "load_seconds": ("load, s", "{:.2f}"),
+    "peak_rss_bytes": ("peak MB", "{:,.0f}"),
+    "same_text": ("same text", "{:.0%}"),
+    "loads_in": ("loads in", "{}"),
+}
+SHOWN_AS = {"first_token_seconds": 1e3, "peak_rss_bytes": 1e-6}  # ms and MB, for a reader
+
+
+def is_dense(row: dict) -> bool:
+    return row["format"].startswith("dense")
+
+
+def speedup(row: dict, rows: Sequence[dict]) -> float | None:
+    """How many times as fast as the dense model in the same runtime (its float form) a row is; None where that was not measured."""
+    same = [one for one in rows if is_dense(one) and one["runtime"] == row["runtime"] and not one["format"].endswith("int8")]
+    return row["rtfx"] / same[0]["rtfx"] if same else None
+
+
+def table(rows: Sequence[dict], refused: Sequence[dict] = ()):
+    """A styled table for the report, one row per measured format, then those that could not be written with the reason."""
+    shown = []
+    for row in rows:
+        interval = row.get("wer_interval")
+        text = f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}" if interval else ""
+        scaled = {key: row[key] * factor for key, factor in SHOWN_AS.items() if row.get(key) is not None}
+        shown.append({**row, **scaled, "interval": text, "speedup": speedup(row, rows)})
+    shown += [{"format": one["format"], "loads_in": f"not written: {one['reason']}"} for one in refused]
+    frame = pd.DataFrame(shown).reindex(columns=list(COLUMNS)).rename(columns={key: title for key, (title, _) in COLUMNS.items()})
+    return frame.style.hide().format(dict(COLUMNS.values()), na_rep="", escape="html")
+
+
+def recommendation(rows: Sequence[dict], worse: float = WORSE) -> list[str]:
+    """What to ship: the smallest and the fastest exported format whose WER is at most `worse` above dense fp16, or that there is none."""
+    (dense,) = [row for row in rows if row["format"] == "dense fp16"]
+    exported, limit = [row for row in rows if not is_dense(row)], f"+{100 * worse:g} % WER"
+    if not exported:
+        return ["Nothing was exported."]
+    good = [row for row in exported if row["wer"] <= dense["wer"] + worse]
+    if not good:
+        nearest = min(exported, key=lambda row: row["wer"])
+        gap = nearest["wer"] - dense["wer"]
+        said = [f"No format is within {limit} of dense ({dense['wer']:.2%}); the nearest is {nearest['format']}, {gap:+.2%}. Prune less, or recover."]
+        whole = [row for row in rows if is_dense(row) and row["wer"] <= dense["wer"] + worse and row["bytes"] < dense["bytes"]]
+        for best in sorted(whole, key=lambda row: row["bytes"])[:1]:
+            said.append(f"Without pruning, {best['format']} is: {best['bytes']:,} bytes, {best['ratio']:.2f} of dense fp16, WER {best['wer']:.2%}.")
+        return said
+    small, fast = min(good, key=lambda row: row["bytes"]), max(good, key=lambda row: row["rtfx"])
+    said = [
+        f"Smallest within {limit}: {small['format']}, {small['bytes']:,} bytes, {small['ratio']:.2f} of dense fp16, WER {small['wer']:.2%} "
+        f"against {dense['wer']:.2%}" + ("." if small["ratio"] < 1 else "; it is not smaller than dense."),
+        f"Fastest within {limit}: {fast['format']}, {fast['rtfx']:.1f}× real time, {fast['rtfx'] / dense['rtfx']:.2f} times dense fp16 in PyTorch, "
+        f"WER {fast['wer']:.2%}" + ("." if fast["rtfx"] > FASTER * dense["rtfx"] else "; it is not faster than dense."),
+    ]
+    return said + _unpruned(rows, dense["wer"] + worse, small, fast)
+
+
+def _unpruned(rows: Sequence[dict], limit: float, small: dict, fast: dict) -> list[str]:
+    """Where the unpruned model in another format does as well or better: then the pruning is not what helped."""
+    others = [row for row in rows if is_dense(row) and row["format"] != "dense fp16" and row["wer"] <= limit]
+    smaller = [row for row in others if row["bytes"] <= small["bytes"]]
+    faster = [row for row in others if row["rtfx"] * FASTER >= fast["rtfx"]]
+    said = []
+    if smaller:
+        best = min(smaller, key=lambda row: row["bytes"])
+        said.append(f"Without pruning, {best['format']} is no larger: {best['bytes']:,} bytes, WER {best['wer']:.2%}.")
+    if faster:
+        best = max(faster, key=lambda row: row["rtfx"])
+        said.append(f"Without pruning, {best['format']} is as fast: {best['rtfx']:.1f}× real time, WER {best['wer']:.2%}.")
+    return said
+
+
+def facts(row: dict, rows: Sequence[dict]) -> str:
+    """One exported format in a sentence, its speed beside the dense model's in the same runtime."""
+    times = speedup(row, rows)
+    if times is None:
+        speed = ""
+    elif times > FASTER:
+        speed = f", {times:.2f} times as fast as dense in {row['runtime']}"
+    else:
+        speed = f", not faster than dense in {row['runtime']} ({times:.2f} times)"
+    return (
+        f"{row['format']}: {row['bytes']:,} bytes ({row['ratio']:.2f} of dense fp16), WER {row['wer']:.2%}, {row['rtfx']:.1f}× real time{speed}. "
+        f"Loads in {row['loads_in']}."
+    )

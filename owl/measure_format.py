@@ -1,0 +1,119 @@
+"""What a user gets who loads one exported folder: the function that a fresh process runs, and nothing that knows the run it belongs to.
+
+All formats are given the same clips, batch size and settings. Memory and times are of the whole process, libraries included; what it held
+before it loaded the model is reported beside its peak.
+"""
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from owl.config import Config
+from owl.data import Dataset
+from owl.decoding import Decoder, torch_decoder
+from owl.evaluation import Transcription, transcribe
+from owl.experiment import load_model
+from owl.record import peak_rss_bytes
+
+RUNTIMES = {"hf": "pytorch", "compact": "pytorch", "onnx": "onnxruntime", "ct2": "ctranslate2"}  # by the format without its "-int8"
+PASSES, ENOUGH = 3, 8.0  # over the clips, to time them; seconds
+FIRST_TOKENS = 5  # times that the first token of one clip is awaited; the median counts
+
+
+class Measured(NamedTuple):
+    """Raw results of one model: transcripts per dataset, seconds, bytes; None where nothing was measured, or no PyTorch model loaded."""
+
+    runtime: str
+    said: list[Transcription]
+    load_seconds: float | None
+    first_token_seconds: float | None
+    idle_rss_bytes: int | None
+    peak_rss_bytes: int | None
+    weights: str | None
+    parameters: int | None
+
+
+def runtime_of(name: str) -> str:
+    """What computes a format."""
+    return RUNTIMES[name.removesuffix("-int8")]
+
+
+def measure(name: str, folder: str | None, config: Config, datasets: Sequence[Dataset], stored: torch.dtype) -> Measured:
+    """Load `folder` (None: the config's own, dense model), await a first token, transcribe every dataset.
+
+    `stored` is the precision on disk, in which weights are compared.
+    """
+    load, idle = loader(name, config), peak_rss_bytes()
+    started = time.perf_counter()
+    processor, decoder, model = load(Path(folder) if folder else None)
+    load_seconds = time.perf_counter() - started
+    cap = config.evaluation.max_new_tokens
+    decoders = [decoder(processor, dataset.language, cap) for dataset in datasets]
+    clip, first = datasets[0].clips[0].audio, decoder(processor, datasets[0].language, 1)
+    waited = [_seconds(first, clip) for _ in range(FIRST_TOKENS + 1)][1:]  # a first call allocates; it is not part of the speed
+    said = []
+    for dataset, decode in zip(datasets, decoders):
+        decode([dataset.clips[0].audio])
+        options = {"batch_size": config.evaluation.batch_size, "description": f"{dataset.name}, {name}"}
+        said.append(_quickest(lambda: transcribe(decode, processor, dataset.clips, **options)))
+    peak, weights, parameters = peak_rss_bytes(), None, None
+    if model is not None:
+        weights, parameters = weights_digest(model, stored), sum(one.numel() for one in model.parameters())
+    return Measured(runtime_of(name), said, load_seconds, statistics.median(waited), idle, peak, weights, parameters)
+
+
+def loader(name: str, config: Config) -> Callable:
+    """A function from a folder to (processor, maker of decoders, PyTorch model or None); what it needs is imported already."""
+    runtime, threads = runtime_of(name), config.hardware.cpu_threads
+    if runtime == "onnxruntime":
+        from owl.onnx_model import OnnxWhisper, onnx_decoder
+
+        return lambda folder: _opened(OnnxWhisper(folder, threads), folder, onnx_decoder)
+    if runtime == "ctranslate2":
+        from owl.ct2_model import Ct2Whisper, ct2_decoder
+
+        return lambda folder: _opened(Ct2Whisper(folder, threads), folder, ct2_decoder)
+
+    def load(folder: Path | None):
+        model, processor = load_model(config, folder)
+        return processor, lambda *settings: _decoder(torch_decoder, model, *settings), model
+
+    return load
+
+
+def weights_digest(model, dtype: torch.dtype) -> str:
+    """Hash of all weights of a model as `dtype` holds them."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().to("cpu", dtype).float().numpy())
+    return digest.hexdigest()
+
+
+def _opened(whisper, folder: Path, make: Callable):
+    from transformers import WhisperProcessor
+
+    return WhisperProcessor.from_pretrained(folder), lambda *settings: _decoder(make, whisper, *settings), None
+
+
+def _decoder(make: Callable, whisper, processor, language: str | None, cap: int | None) -> Decoder:
+    return make(whisper, processor, language=language, max_new_tokens=cap)
+
+
+def _quickest(once: Callable[[], Transcription]) -> Transcription:
+    """The fastest of up to PASSES transcriptions, as many as fit ENOUGH seconds: all say the same, and a short one is easily disturbed."""
+    passes = [once()]
+    while len(passes) < PASSES and sum(one.seconds for one in passes) + passes[-1].seconds <= ENOUGH:
+        passes.append(once())
+    return min(passes, key=lambda one: one.seconds)
+
+
+def _seconds(decode: Decoder, audio) -> float:
+    started = time.perf_counter()
+    decode([audio])
+    return time.perf_counter() - started
