@@ -5,12 +5,15 @@
 MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
-CONFIG ?= configs/demo.json
 PY ?= .venv/bin/python
+DEMO := configs/demo.json
 export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 export PYTHONWARNINGS := ignore:IProgress
 
+# a setting counts on the make line only: an exported MODEL or DEVICE must not change a result in silence
+said = $(if $(filter command,$(firstword $(origin $(1)))),$($(1)))
+ignored = echo "note: $(name) from the environment is not used; write make report $(name)=… if it is meant" >&2;
 OVERRIDES := SPARSITY METHOD ALLOCATION PATTERN MODEL SAMPLES DEVICE FORMATS
 SPOKEN := $(if $(shell command -v espeak-ng),$(if $(shell command -v flite),00_demo_model))
 NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb))))
@@ -36,7 +39,8 @@ setup: $(if $(filter command line environment,$(origin PY)),,.venv/ready) ## Mak
 	@touch $@
 
 report: setup ## Analyse, prune, evaluate, export: writes reports/<run>/index.html
-	@run=$$($(PY) -m owl.resolve --config "$(CONFIG)" $(if $(RUN),--run "$(RUN)") $(foreach name,$(OVERRIDES),$(name)="$($(name))")) && \
+	@$(foreach name,CONFIG RUN $(OVERRIDES),$(if $(filter environment,$(firstword $(origin $(name)))),$(ignored)))
+	@run=$$($(PY) -m owl.resolve --config "$(or $(call said,CONFIG),$(DEMO))" $(if $(call said,RUN),--run "$(RUN)") $(foreach name,$(OVERRIDES),$(name)="$(call said,$(name))")) && \
 	$(MAKE) --no-print-directory pages BUILD="$$run" && echo "report: reports/$$run/index.html"
 
 test: setup ## Unit tests, then the notebooks under nbval
@@ -58,12 +62,12 @@ demo-model: setup ## Re-create models/demo and data/demo from scratch: hours on 
 	  -p training_clips 12000 -p steps 11000 -p second_steps 1600
 
 bench: setup ## Measure speed, memory and choices side by side, as ratios: BENCH_CONFIG=… for another model
-	$(PY) -m benchmarks.bench $(or $(BENCH_CONFIG),$(CONFIG))
+	$(PY) -m benchmarks.bench $(or $(call said,BENCH_CONFIG),$(call said,CONFIG),$(DEMO))
 
 clean: ## Remove what runs generated (runs/, reports/); the environment stays
 	rm -rf runs reports
 
-ifdef BUILD
+ifneq ($(call said,BUILD),)
 pages: reports/$(BUILD)/index.html
 
 runs/$(BUILD)/modules.mk: $(wildcard owl/*.py) $(wildcard notebooks/*.ipynb)
