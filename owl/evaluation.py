@@ -19,6 +19,8 @@ from owl.decoding import Decoder, encode, input_features
 from owl.whisper import prompt_tokens, window_samples
 from owl.windows import split_at_silences
 
+LOGITS_BYTES = 256_000_000  # of one model for one batch in float32; 16 long clips of a stock vocabulary would be 1.5 GB
+
 
 @dataclass(frozen=True)
 class Transcript:
@@ -110,12 +112,12 @@ def divergence(dense, pruned, processor, clips: Sequence[Clip], *, language: str
     """
     usable = [clip for clip in clips if clip.text and len(clip.audio) <= window_samples(processor)]
     prompt, limit, end = prompt_tokens(dense, language), dense.config.max_target_positions, dense.config.eos_token_id
-    usable.sort(key=lambda clip: len(clip.text))
+    read = [(clip, processor.tokenizer(clip.text, add_special_tokens=False).input_ids[: limit - len(prompt)]) for clip in usable]
+    read.sort(key=lambda pair: len(pair[1]))
     rows = []
-    for start in tqdm(range(0, len(usable), batch_size), desc="divergence", unit="batch"):
-        part = usable[start : start + batch_size]
-        texts = [processor.tokenizer(clip.text, add_special_tokens=False).input_ids[: limit - len(prompt)] for clip in part]
-        width = max(len(text) for text in texts)
+    for pairs in tqdm(_batches(read, batch_size, len(prompt), dense.config.vocab_size), desc="divergence", unit="batch"):
+        part, texts = zip(*pairs)
+        width = len(texts[-1])
         device = next(dense.parameters()).device
         tokens = torch.tensor([[*prompt, *text, *[end] * (width - len(text))] for text in texts], device=device)
         features = input_features(dense, processor, [clip.audio for clip in part])
@@ -125,3 +127,15 @@ def divergence(dense, pruned, processor, clips: Sequence[Clip], *, language: str
             count = len(text) + 1
             rows.append({"id": clip.id, "kl": values[:count].sum().item(), "tokens": count})
     return rows
+
+
+def _batches(read: Sequence[tuple[Clip, list[int]]], batch_size: int, prompt: int, vocabulary: int) -> list[Sequence[tuple[Clip, list[int]]]]:
+    """Clips with their text tokens, shortest first, in batches of `batch_size`, or fewer where their logits would exceed LOGITS_BYTES."""
+    batches, start = [], 0
+    while start < len(read):
+        size = batch_size
+        while size > 1 and 4 * len(read[start : start + size]) * (prompt + len(read[start : start + size][-1][1])) * vocabulary > LOGITS_BYTES:
+            size -= 1
+        batches.append(read[start : start + size])
+        start += size
+    return batches

@@ -97,6 +97,28 @@ def test_the_divergence_is_the_mean_kl_of_the_next_token_by_definition(demo, cli
         assert by_hand > 0.001
 
 
+def test_the_divergence_splits_batches_whose_logits_would_not_fit(demo, clips, monkeypatch):
+    model, processor = demo
+    other, _ = whisper.load(str(ROOT / "models" / "demo"))
+    with torch.no_grad():
+        whisper.blocks(other)[0].linears[0].module.weight *= 0.8
+    whole = evaluation.divergence(model, other, processor, clips, batch_size=6)
+    sizes, real = [], evaluation.next_token_logs
+
+    def measured(model, encoder_output, tokens, prompt):
+        sizes.append(4 * tokens.numel() * model.config.vocab_size)
+        return real(model, encoder_output, tokens, prompt)
+
+    monkeypatch.setattr(evaluation, "next_token_logs", measured)
+    monkeypatch.setattr(evaluation, "LOGITS_BYTES", 400_000)
+    split = evaluation.divergence(model, other, processor, clips, batch_size=6)
+    assert max(sizes) <= 400_000 and len(sizes) > 4
+    assert [row["id"] for row in split] == [row["id"] for row in whole]
+    assert [row["kl"] for row in split] == pytest.approx([row["kl"] for row in whole], abs=1e-4)
+    monkeypatch.setattr(evaluation, "LOGITS_BYTES", 1)  # no clip fits: one at a time all the same
+    assert len(evaluation.divergence(model, other, processor, clips[:2])) == 2
+
+
 def test_a_model_does_not_diverge_from_itself(demo, clips):
     model, processor = demo
     assert all(abs(row["kl"]) < 1e-6 for row in evaluation.divergence(model, model, processor, clips[:3]))
