@@ -129,13 +129,13 @@ def divergence(dense, pruned, processor, clips: Sequence[Clip], *, language: str
     return rows
 
 
-def _batches(read: Sequence[tuple[Clip, list[int]]], batch_size: int, prompt: int, vocabulary: int) -> list[Sequence[tuple[Clip, list[int]]]]:
-    """Clips with their text tokens, shortest first, in batches of `batch_size`, or fewer where their logits would exceed LOGITS_BYTES."""
+def _batches(read: Sequence, batch_size: int, prompt: int, vocabulary: int) -> list[Sequence]:
+    """(clip, text tokens) pairs, shortest first, in batches of `batch_size`, or fewer where their logits would exceed LOGITS_BYTES."""
     batches, start = [], 0
     while start < len(read):
         size = batch_size
-        while size > 1 and 4 * len(read[start : start + size]) * (prompt + len(read[start : start + size][-1][1])) * vocabulary > LOGITS_BYTES:
+        while 4 * vocabulary * len(part := read[start : start + size]) * (prompt + len(part[-1][1])) > LOGITS_BYTES and size > 1:
             size -= 1
-        batches.append(read[start : start + size])
+        batches.append(part)
         start += size
     return batches

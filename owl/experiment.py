@@ -120,7 +120,7 @@ def transcripts(run: Run, name: str, model, processor, dataset: Dataset) -> Tran
 
 
 def surroundings(model, processor) -> dict:
-    """What decides a transcript and its time beside weights, clips and settings: code, packages, device, precision, model and processor files."""
+    """What decides a transcript and its time beside weights, clips and settings: code, packages, device, precision, the model's files."""
     weight = next(model.parameters())
     device = torch.cuda.get_device_name(weight.device) if weight.device.type == "cuda" else weight.device.type
     code = [(ROOT / "owl" / f"{name}.py").read_text(encoding="utf-8") for name in DECODING_MODULES]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import transformers
 
 from owl import analysis, experiment, pruning, record, whisper
 from owl.config import load
@@ -45,7 +44,7 @@ def test_two_datasets_of_one_name_are_both_evaluated_under_names_of_their_own(co
 
 @pytest.fixture
 def said(tmp_path, monkeypatch):
-    """`said()` transcribes three clips with a tiny model, `said.run`, `.model`, `.clips` may be changed first; `said.times` counts decodings."""
+    """`said()` transcribes three clips with a tiny model; its fields may be changed before; `said.times` counts decodings."""
 
     class Said:
         run = record.Run("mine", tmp_path / "run", load(ROOT / "configs" / "demo.json"))
@@ -94,7 +93,7 @@ def change_threads(said, monkeypatch, tmp_path):
 
 
 def change_packages(said, monkeypatch, tmp_path):
-    monkeypatch.setattr(transformers, "__version__", "5.99.0")
+    monkeypatch.setattr(experiment.transformers, "__version__", "5.99.0")
 
 
 def change_code(said, monkeypatch, tmp_path):
