@@ -4,6 +4,7 @@ WORKDIR /app
 COPY requirements.txt .
 RUN pip install --no-cache-dir -r requirements.txt
 COPY . .
+RUN git config --system --add safe.directory /app
 ENV PY=python
 ENTRYPOINT ["make"]
 CMD ["report", "SPARSITY=0.5"]

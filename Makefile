@@ -5,12 +5,15 @@
 MAKEFLAGS += --no-builtin-rules
 
 PYTHON ?= python3
-CONFIG ?= configs/demo.json
 PY ?= .venv/bin/python
+DEMO := configs/demo.json
 export PYTHONPATH := $(CURDIR)
 export TOKENIZERS_PARALLELISM := false
 export PYTHONWARNINGS := ignore:IProgress
 
+# a setting counts on the make line only: an exported MODEL or DEVICE must not change a result in silence
+said = $(if $(filter command,$(firstword $(origin $(1)))),$($(1)))
+ignored = echo "note: $(name) from the environment is not used; write make report $(name)=… if it is meant" >&2;
 OVERRIDES := SPARSITY METHOD ALLOCATION PATTERN MODEL SAMPLES DEVICE FORMATS RECOVERY MINUTES
 SPOKEN := $(if $(shell command -v espeak-ng),$(if $(shell command -v flite),00_demo_model))
 NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb))))
@@ -38,7 +41,8 @@ setup: $(if $(filter command line environment,$(origin PY)),,.venv/ready) ## Mak
 	@touch $@
 
 report: setup ## Analyse, prune, evaluate, export: writes reports/<run>/index.html
-	@run=$$($(PY) -m owl.resolve --config "$(CONFIG)" $(if $(RUN),--run "$(RUN)") $(foreach name,$(OVERRIDES),$(name)="$($(name))")) && \
+	@$(foreach name,CONFIG RUN $(OVERRIDES),$(if $(filter environment,$(firstword $(origin $(name)))),$(ignored)))
+	@run=$$($(PY) -m owl.resolve --config "$(or $(call said,CONFIG),$(DEMO))" $(if $(call said,RUN),--run "$(RUN)") $(foreach name,$(OVERRIDES),$(name)="$(call said,$(name))")) && \
 	$(MAKE) --no-print-directory pages BUILD="$$run" && echo "report: reports/$$run/index.html"
 
 test: setup ## Unit tests, then the notebooks under nbval
@@ -62,20 +66,20 @@ demo-model: setup ## Re-create models/demo and data/demo from scratch: hours on 
 	  -p training_clips 12000 -p steps 11000 -p second_steps 1600
 
 sweep: setup ## Models × methods × allocations × sparsities, then the comparison: SWEEP=configs/sweeps/….json JOBS=2 SCHEDULER=tcp://…
-	@$(PY) -m owl.sweep $(or $(SWEEP),configs/sweeps/default.json) --jobs $(or $(JOBS),1) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
+	@$(PY) -m owl.sweep $(or $(call said,SWEEP),configs/sweeps/default.json) --jobs $(or $(call said,JOBS),1) $(if $(call said,SCHEDULER),--scheduler $(SCHEDULER))
 
 bench: setup ## Measure speed, memory and choices side by side, as ratios: BENCH_CONFIG=… for another model, GROWTH=1 for cost by model size
-ifdef GROWTH
-	$(PY) -m benchmarks.growth $(SHAPE)
+ifneq ($(call said,GROWTH),)
+	$(PY) -m benchmarks.growth $(call said,SHAPE)
 else
-	$(PY) -m benchmarks.bench $(or $(BENCH_CONFIG),$(CONFIG))
-	$(PY) -m benchmarks.narrow $(or $(BENCH_CONFIG),$(CONFIG))
+	$(PY) -m benchmarks.bench $(or $(call said,BENCH_CONFIG),$(call said,CONFIG),$(DEMO))
+	$(PY) -m benchmarks.narrow $(or $(call said,BENCH_CONFIG),$(call said,CONFIG),$(DEMO))
 endif
 
 clean: ## Remove what runs generated (runs/, reports/); the environment stays
 	rm -rf runs reports
 
-ifdef BUILD
+ifneq ($(call said,BUILD),)
 pages: reports/$(BUILD)/index.html
 
 runs/$(BUILD)/modules.mk: $(wildcard owl/*.py) $(wildcard notebooks/*.ipynb)

@@ -14,7 +14,7 @@ from owl.config import load
 from owl.fresh import in_fresh_process
 from owl.solvers import METHODS
 
-ALONE = 24  # clips for the one-at-a-time loop
+ALONE = 24  # clips that batched, one at a time and encoder alone are timed on
 
 
 def main(path: str) -> None:
@@ -43,17 +43,16 @@ def main(path: str) -> None:
 
 def transcription(path: str) -> dict:
     model, processor, dataset, decode = ready(path)
-    return {"rtfx": evaluation.transcribe(decode, processor, dataset.clips, batch_size=load(path).evaluation.batch_size).rtfx}
+    return {"rtfx": evaluation.transcribe(decode, processor, dataset.clips[:ALONE], batch_size=load(path).evaluation.batch_size).rtfx}
 
 
 def one_at_a_time(path: str) -> dict:
-    """The loop that most scripts have: processor, `generate`, decode, for one clip after the other."""
+    """The loop that most scripts have: processor, `generate`, decode, for one clip after the other; clips and settings as batched."""
     model, processor, dataset, decode = ready(path)
-    clips, cap = dataset.clips[:ALONE], decoding.token_cap(model, load(path).evaluation.max_new_tokens)
+    clips, settings = dataset.clips[:ALONE], decoding.generate_settings(model, dataset.language, load(path).evaluation.max_new_tokens)
     started = time.perf_counter()
     for clip in clips:
-        features = decoding.input_features(model, processor, [clip.audio])
-        tokens = model.generate(features, force_unique_generate_call=True, num_beams=1, max_length=None, max_new_tokens=cap)
+        tokens = model.generate(decoding.input_features(model, processor, [clip.audio]), **settings)
         processor.batch_decode(tokens, skip_special_tokens=True)
     return {"rtfx": sum(clip.seconds for clip in clips) / (time.perf_counter() - started)}
 
@@ -85,10 +84,9 @@ def prune(path: str, method: str, padding: str) -> dict:
     pruning.prune(model, every, experiment.calibration_batches(config, model, processor, labels), sparsities, method=method)
     seconds, peak = time.perf_counter() - started, record.peak_rss_bytes()
     datasets = experiment.evaluation_sets(config)
-    said = [
-        evaluation.transcribe(decoding.torch_decoder(model, processor, language=d.language), processor, d.clips, batch_size=config.evaluation.batch_size)
-        for d in datasets
-    ]
+    size, cap = config.evaluation.batch_size, config.evaluation.max_new_tokens
+    decoders = [decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=cap) for dataset in datasets]
+    said = [evaluation.transcribe(decode, processor, dataset.clips, batch_size=size) for decode, dataset in zip(decoders, datasets)]
     wer = format_rows.pooled(said, [experiment.normalizer_of(config, model, dataset) for dataset in datasets])[0]
     return {"method": method, "padding": padding, "sparsity": config.pruning.sparsity, "seconds": seconds, "peak": peak, "wer": wer}
 

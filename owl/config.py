@@ -163,7 +163,7 @@ def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
 
 
 def _locate_datasets(raw: dict[str, Any], base: Path) -> None:
-    """Write a dataset `name` that is a folder under `base` as its `path`, in place: the kernel's folder is another, and inputs are hashed."""
+    """Write a dataset `name` that is a folder under `base` as its `path`, in place: kernels run elsewhere, and paths are hashed."""
     for entry in dataset_entries(raw):
         name = entry.get("name") if isinstance(entry, dict) else None
         if not isinstance(name, str) or not name.strip() or entry.get("path") is not None:

@@ -52,20 +52,24 @@ def encode(model, features: Tensor) -> Tensor:
 @torch.inference_mode()
 def greedy(model, encoder_output: Tensor, *, language: str | None, max_new_tokens: int | None) -> list[Decoded]:
     """Greedy text tokens of every clip of an encoder output (clips, frames, d)."""
-    prompt, settings = prompt_tokens(model, language), model.generation_config
-    spoken = {"language": language_of(model, language), "task": "transcribe"} if getattr(settings, "is_multilingual", False) else {}
-    sequences = model.generate(
-        encoder_outputs=BaseModelOutput(encoder_output),
-        force_unique_generate_call=True,
-        return_timestamps=False,
-        num_beams=1,
-        do_sample=False,
-        max_length=None,
-        max_new_tokens=token_cap(model, max_new_tokens, language),
-        suppress_tokens=suppressed(model),
-        **spoken,
-    )
+    prompt, states = prompt_tokens(model, language), BaseModelOutput(encoder_output)
+    sequences = model.generate(encoder_outputs=states, **generate_settings(model, language, max_new_tokens))
     return [text_tokens(row[len(prompt) :], model.config.eos_token_id) for row in sequences.tolist()]
+
+
+def generate_settings(model, language: str | None, max_new_tokens: int | None) -> dict:
+    """The fixed arguments of `generate`, whatever it is given to listen to."""
+    multilingual = getattr(model.generation_config, "is_multilingual", False)
+    return {
+        "force_unique_generate_call": True,
+        "return_timestamps": False,
+        "num_beams": 1,
+        "do_sample": False,
+        "max_length": None,
+        "max_new_tokens": token_cap(model, max_new_tokens, language),
+        "suppress_tokens": suppressed(model),
+        **({"language": language_of(model, language), "task": "transcribe"} if multilingual else {}),
+    }
 
 
 Decoder = Callable[[Sequence[np.ndarray]], list[Decoded]]  # waveforms of at most one window → their text tokens, in order

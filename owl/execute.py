@@ -16,7 +16,7 @@ from owl.paths import ROOT
 from owl.resolve import CLAIMS
 
 DIED = "its kernel died, most likely because memory ran out (the README says what each model needs)"
-SMALLER = "use fewer clips (SAMPLES=20), a smaller evaluation.batch_size or fewer pruning.calibration.samples in the config, or a smaller MODEL"
+SMALLER = "use fewer clips (SAMPLES=20), a smaller evaluation.batch_size or pruning.calibration.samples in the config, or a smaller MODEL"
 
 
 def main(notebook: Path, output: Path, run: str, step: str) -> int:

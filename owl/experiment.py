@@ -25,7 +25,7 @@ from owl.scoring import is_repetitive
 from owl.whisper import choose_device, choose_dtype, language_of, window_samples
 
 
-DECODING_MODULES = ("decoding", "evaluation", "windows", "whisper")  # a change in one of them makes stored transcripts stale
+DECODING_MODULES = ("decoding", "evaluation", "prompt", "windows", "whisper")  # a change in one of them makes stored transcripts stale
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def transcripts(run: Run, name: str, model, processor, dataset: Dataset) -> Tran
 
 
 def surroundings(model, processor) -> dict:
-    """What decides a transcript and its time beside weights, clips and settings: code, packages, device, precision, model and processor files."""
+    """What decides a transcript and its time beside weights, clips and settings: code, packages, device, precision, the model's files."""
     weight = next(model.parameters())
     device = torch.cuda.get_device_name(weight.device) if weight.device.type == "cuda" else weight.device.type
     code = [(ROOT / "owl" / f"{name}.py").read_text(encoding="utf-8") for name in DECODING_MODULES]

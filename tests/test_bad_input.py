@@ -105,7 +105,7 @@ def test_empty_audio_is_named_and_the_rest_is_used(config, tmp_path):
     (dataset,) = experiment.evaluation_sets(load(config(evaluate_on(folder))))
     assert [clip.id for clip in dataset.clips] == ["good"]
     ((name, reason),) = dataset.skipped
-    assert name == "a" and "empty" in reason.lower() or "no samples" in reason.lower()
+    assert name == "a" and ("empty" in reason.lower() or "no samples" in reason.lower())
 
 
 def test_an_empty_manifest_is_refused(config, tmp_path):

@@ -34,6 +34,13 @@ def test_docker_copies_and_mounts_what_exists():
     assert re.search(r'^ENTRYPOINT \["make"\]$', dockerfile, re.M)
 
 
+def test_a_container_knows_its_commit():
+    """Provenance asks git: the image needs the program and the history, and git must trust a folder that another user may own."""
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert not {".git", ".git/"} & set((ROOT / ".dockerignore").read_text().split())
+    assert re.search(r"apt-get install .*\bgit\b", dockerfile) and "git config --system --add safe.directory /app" in dockerfile
+
+
 def test_docker_calls_a_make_target_that_is_there():
     command = re.search(r'^CMD \["(\w+)"', (ROOT / "Dockerfile").read_text(), re.M)[1]
     assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.M)

@@ -65,6 +65,7 @@ def shown(notebook: str, marker: str, names: dict) -> str:
         ("01_outlier_analysis.ipynb", "provenance_rows"),
         ("02_pruning.ipynb", "provenance_rows"),
         ("03_evaluation.ipynb", "provenance_rows"),
+        ("04_export.ipynb", "provenance_rows"),
     ],
 )
 def test_markup_in_names_and_texts_is_shown_not_obeyed(hostile, notebook, marker):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from owl import decoding, evaluation, probes, whisper
+from owl import decoding, evaluation, probes, teacher, whisper
 from owl.data import load_dataset
 from owl.windows import FRAME, split_at_silences
 from tests import tiny
@@ -95,6 +95,28 @@ def test_the_divergence_is_the_mean_kl_of_the_next_token_by_definition(demo, cli
         assert rows[clip.id]["tokens"] == len(text) + 1
         assert rows[clip.id]["kl"] == pytest.approx(by_hand, abs=1e-4)  # float32 logits of a batch: about 1e-5 each
         assert by_hand > 0.001
+
+
+def test_the_divergence_splits_batches_whose_logits_would_not_fit(demo, clips, monkeypatch):
+    model, processor = demo
+    other, _ = whisper.load(str(ROOT / "models" / "demo"))
+    with torch.no_grad():
+        whisper.blocks(other)[0].linears[0].module.weight *= 0.8
+    whole = evaluation.divergence(model, other, processor, clips, batch_size=6)
+    sizes, real = [], evaluation.predictions
+
+    def measured(model, processor, batch):
+        sizes.append(4 * len(batch.clips) * max(batch.counts) * model.config.vocab_size)
+        return real(model, processor, batch)
+
+    monkeypatch.setattr(evaluation, "predictions", measured)
+    monkeypatch.setattr(teacher, "MOST_BYTES", 400_000)
+    split = evaluation.divergence(model, other, processor, clips, batch_size=6)
+    assert max(sizes) <= 400_000 and len(sizes) > 4
+    assert [row["id"] for row in split] == [row["id"] for row in whole]
+    assert [row["kl"] for row in split] == pytest.approx([row["kl"] for row in whole], abs=1e-4)
+    monkeypatch.setattr(teacher, "MOST_BYTES", 1)  # no clip fits: one at a time all the same
+    assert len(evaluation.divergence(model, other, processor, clips[:2])) == 2
 
 
 def test_a_model_does_not_diverge_from_itself(demo, clips):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import transformers
 
-from owl import experiment, record
+from owl import analysis, experiment, pruning, record, whisper
 from owl.config import load
 from owl.data import Dataset
+from owl.decoding import torch_decoder
+from owl.evaluation import transcribe
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -43,7 +44,7 @@ def test_two_datasets_of_one_name_are_both_evaluated_under_names_of_their_own(co
 
 @pytest.fixture
 def said(tmp_path, monkeypatch):
-    """`said()` transcribes three clips with a tiny model, `said.run`, `.model`, `.clips` may be changed first; `said.times` counts decodings."""
+    """`said()` transcribes three clips with a tiny model; its fields may be changed before; `said.times` counts decodings."""
 
     class Said:
         run = record.Run("mine", tmp_path / "run", load(ROOT / "configs" / "demo.json"))
@@ -92,7 +93,7 @@ def change_threads(said, monkeypatch, tmp_path):
 
 
 def change_packages(said, monkeypatch, tmp_path):
-    monkeypatch.setattr(transformers, "__version__", "5.99.0")
+    monkeypatch.setattr(experiment.transformers, "__version__", "5.99.0")
 
 
 def change_code(said, monkeypatch, tmp_path):
@@ -118,3 +119,19 @@ def test_stored_transcripts_say_where_they_come_from(said):
     (path,) = (said.run.folder / "transcripts").glob("*.jsonl")
     head = json.loads(path.read_text().splitlines()[0])
     assert head["provenance"] == json.loads(json.dumps(record.provenance(said.run.config))) and head["seconds"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:.*singular Gram matrix")  # a few tokens of calibration are enough to prune nothing
+@pytest.mark.parametrize("allocation", ["uniform", "owl"])
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+def test_sparsity_zero_is_the_dense_model_word_for_word(method, allocation):
+    config = load(ROOT / "configs" / "demo.json", {"sparsity": 0.0, "method": method, "allocation": allocation})
+    dense, model, processor, clips = tiny.make_model(), tiny.make_model(), tiny.make_processor(), tiny.make_clips(4)
+    blocks = whisper.blocks(model)
+    labels = experiment.Labels(clips, [[5, 6, 7], [8], [9, 10], [11]], {}, None)
+    batches = experiment.calibration_batches(config, model, processor, labels)
+    sparsities = analysis.chosen_sparsities(config, blocks, [0.01, 0.02, 0.03, 0.05])
+    pruning.prune(model, blocks, batches, sparsities, method=method)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.parameters(), dense.parameters()))
+    texts = [transcribe(torch_decoder(one, processor), processor, clips).transcripts for one in (dense, model)]
+    assert texts[0] == texts[1]
