@@ -64,7 +64,8 @@ def prune(
             linear.module.weight.data.copy_(after)
             if moves_bias:
                 linear.module.bias.data += ((before - after).to(seen.total) @ seen.total / seen.rows).to(before)
-            sparsity = _realised(linear, before, after, sparsities[linear.name], method, own)
+            dead = int((gram.diagonal() <= 0).sum()) if method == "sparsegpt" else 0
+            sparsity = _realised(linear, before, after, sparsities[linear.name], method, own, dead)
             pruned.append(
                 PrunedLinear(
                     linear=linear.name,
@@ -124,13 +125,14 @@ def _target(sparsity: float, pattern: str) -> dict:
     return {"sparsity": sparsity} if pattern == "unstructured" else {"pattern": pattern}
 
 
-def _realised(linear: Linear, before: Tensor, after: Tensor, target: float, method: str, pattern: str) -> float:
-    """The share of zeros in `after`, asserted; weights that were zero before may add to it, and half precision may round some to zero."""
+def _realised(linear: Linear, before: Tensor, after: Tensor, target: float, method: str, pattern: str, dead: int) -> float:
+    """The share of zeros in `after`, asserted. What may add to it: weights that were zero before, those of `dead` input features, which
+    sparsegpt takes away whatever the target, and in half precision what rounds to zero."""
     zeros, count, (rows, columns) = (after == 0).sum().item(), after.numel(), after.shape
     group = None if target == 0 else parse_pattern(pattern)
     allowance = 0 if group else {"wanda": rows, "magnitude": 1, "alps": 1, "sparsegpt": -(-columns // COLUMN_BLOCK)}[method]
     wanted = (1 - group[0] / group[1] if group else target) * count
-    extra = (before == 0).sum().item() + (count / 1000 if after.dtype != torch.float32 else 0)
+    extra = dead * rows + (before == 0).sum().item() + (count / 1000 if after.dtype != torch.float32 else 0)
     assert wanted - allowance - 1e-6 <= zeros <= wanted + allowance + extra + 1e-6, (
         f"{linear.name}: {zeros} of {count} weights are zero, but {wanted:.1f} ± {allowance} were asked for ({method}, {pattern})"
     )

@@ -92,6 +92,8 @@ def _device(tensor: Tensor) -> torch.device:
 def _sparsegpt(
     dense: Tensor, gram: Tensor, factor: Tensor, sparsity: float | None, group: tuple[int, int] | None, block_size: int
 ) -> Tensor:
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1 column, not {block_size}")
     weight = dense.clone()
     weight[:, gram.diagonal() == 0] = 0  # a dead input feature carries nothing
     if group:

@@ -122,15 +122,16 @@ def test_stored_transcripts_say_where_they_come_from(said):
 
 
 @pytest.mark.filterwarnings("ignore:.*singular Gram matrix")  # a few tokens of calibration are enough to prune nothing
-@pytest.mark.parametrize("allocation", ["uniform", "owl"])
-@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
+@pytest.mark.parametrize("allocation", ["uniform", "owl", "dlp", "alpha"])
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "alps"])
 def test_sparsity_zero_is_the_dense_model_word_for_word(method, allocation):
     config = load(ROOT / "configs" / "demo.json", {"sparsity": 0.0, "method": method, "allocation": allocation})
     dense, model, processor, clips = tiny.make_model(), tiny.make_model(), tiny.make_processor(), tiny.make_clips(4)
     blocks = whisper.blocks(model)
     labels = experiment.Labels(clips, [[5, 6, 7], [8], [9, 10], [11]], {}, None)
     batches = experiment.calibration_batches(config, model, processor, labels)
-    sparsities = analysis.chosen_sparsities(config, blocks, [0.01, 0.02, 0.03, 0.05])
+    guides = analysis.Guides(blocks, [0.01, 0.02, 0.03, 0.05], [1.0, 2.0, 3.0, 4.0], 0.08, 5.0)
+    sparsities = analysis.chosen_sparsities(config, guides)
     pruning.prune(model, blocks, batches, sparsities, method=method)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(model.parameters(), dense.parameters()))
     texts = [transcribe(torch_decoder(one, processor), processor, clips).transcripts for one in (dense, model)]

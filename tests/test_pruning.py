@@ -109,3 +109,13 @@ def test_a_refitted_bias_restores_the_mean_output(method):
             seen = statistics[before.name]
             change = (after.module.weight - before.module.weight).double() @ (seen.total / seen.rows)
             assert torch.allclose(change, (before.module.bias - after.module.bias).double(), atol=1e-6)
+
+
+def test_a_dead_input_feature_may_cost_sparsegpt_more_than_the_target():
+    """A feature that is always zero is taken away whole (as published); the assertion on the realised sparsity allows for just that."""
+    model = tiny.make_model()
+    norm = model.model.encoder.layers[0].final_layer_norm
+    with torch.no_grad():
+        norm.weight[3] = norm.bias[3] = 0
+    rows = {row.linear: row for row in prune(model, 0.01, method="sparsegpt")}
+    assert rows["encoder.0.fc1"].sparsity >= 1 / 16 and rows["encoder.0.fc2"].sparsity <= 0.02
