@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from owl import training
-from owl.calibration import Batch
-from owl.whisper import Block, run_block
+from owl.calibration import Batch, forward, store
+from owl.whisper import Block, finish_encoder
 
 RATE = 1e-3  # a good peak learning rate of Adam for blocks of any width we tried (128)
 
@@ -63,11 +63,11 @@ def recover_blocks(
             _finish_encoder(student, teacher, [*train, *check])
         with torch.no_grad():
             for pair in [*train, *check]:
-                _store(wanted, pair.teacher, _forward(wanted, pair.teacher))
+                store(wanted, pair.teacher, forward(wanted, pair.teacher))
         row = _recover_block(block, train, check, epochs=epochs, rate=rate, seed=seed + index)
         with torch.no_grad():
             for pair in [*train, *check]:
-                _store(block, pair.student, _forward(block, pair.student))
+                store(block, pair.student, forward(block, pair.student))
         yield row
 
 
@@ -100,7 +100,7 @@ def _distance(block: Block, pair: Pair) -> tuple[Tensor, Tensor]:
     """(‖a − b‖², ‖b‖²) over the token rows: a the block's output, b what the teacher's batch holds already."""
     rows = pair.student.text_rows if block.in_decoder else pair.student.audio_rows
     wanted = (pair.teacher.text if block.in_decoder else pair.teacher.audio)[rows].float()
-    return (_forward(block, pair.student)[rows].float() - wanted).square().sum(), wanted.square().sum()
+    return (forward(block, pair.student)[rows].float() - wanted).square().sum(), wanted.square().sum()
 
 
 def _own(batch: Batch, precision: torch.dtype = torch.float32) -> Batch:
@@ -109,19 +109,8 @@ def _own(batch: Batch, precision: torch.dtype = torch.float32) -> Batch:
     return Batch(audio, batch.audio_rows.clone(), text, batch.text_rows.clone())
 
 
-def _forward(block: Block, batch: Batch) -> Tensor:
-    return run_block(block, batch.text, batch.audio) if block.in_decoder else run_block(block, batch.audio)
-
-
-def _store(block: Block, batch: Batch, states: Tensor) -> None:
-    if block.in_decoder:
-        batch.text = states
-    else:
-        batch.audio = states
-
-
 @torch.no_grad()
 def _finish_encoder(student, teacher, pairs: Sequence[Pair]) -> None:
     for pair in pairs:
-        pair.student.audio = student.model.encoder.layer_norm(pair.student.audio)
-        pair.teacher.audio = teacher.model.encoder.layer_norm(pair.teacher.audio)
+        pair.student.audio = finish_encoder(student, pair.student.audio)
+        pair.teacher.audio = finish_encoder(teacher, pair.teacher.audio)

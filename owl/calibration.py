@@ -119,13 +119,13 @@ def walk(
         for batch in batches:
             output = _observe(block, batch, collected, skip_encoder=encoder_output is not None)
             if not modified:
-                _store(block, batch, output)
+                store(block, batch, output)
         encoder_output = collected.get("encoder output", encoder_output)
         _warn_if_singular(block, collected)
         yield block, {linear.name: collected[linear.inputs] for linear in block.linears}
         if modified:
             for batch in batches:
-                _store(block, batch, _forward(block, batch))
+                store(block, batch, _forward(block, batch))
 
 
 def _inputs(block: Block) -> dict:
@@ -156,12 +156,16 @@ def _observe(block: Block, batch: Batch, collected: dict[str, Statistics], skip_
             hook.remove()
 
 
-@torch.inference_mode()
-def _forward(block: Block, batch: Batch) -> Tensor:
+def forward(block: Block, batch: Batch) -> Tensor:
+    """A block's output for a batch's present states, (clips, rows, d)."""
     return run_block(block, batch.text, batch.audio) if block.in_decoder else run_block(block, batch.audio)
 
 
-def _store(block: Block, batch: Batch, states: Tensor) -> None:
+_forward = torch.inference_mode()(forward)
+
+
+def store(block: Block, batch: Batch, states: Tensor) -> None:
+    """Put a block's output where the next one reads."""
     if block.in_decoder:
         batch.text = states
     else:

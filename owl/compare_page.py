@@ -18,9 +18,9 @@ def write(sweep: str) -> Path:
     name = name_of(sweep)
     executed, target = folder_of(name) / "05_comparison.ipynb", ROOT / "reports" / f"sweep-{name}"
     target.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
-        str(NOTEBOOK), str(executed), {"sweep": os.path.abspath(sweep), "tables": str(target)}, cwd=str(NOTEBOOK.parent), progress_bar=False, kernel_name="python3"
-    )
+    parameters = {"sweep": os.path.abspath(sweep), "tables": str(target)}
+    where = str(NOTEBOOK.parent)
+    papermill.execute_notebook(str(NOTEBOOK), str(executed), parameters, cwd=where, progress_bar=False, kernel_name="python3")
     notebook = nbformat.read(executed, as_version=4)
     write_text(target / "index.html", render_notebook(notebook, title_of(notebook), ""))
     return (target / "index.html").relative_to(ROOT)

@@ -29,7 +29,8 @@ def load(path: str, grid: Grid) -> tuple[list[dict], list[dict], list[str]]:
 
 def rows(points: list[dict]) -> pd.DataFrame:
     """One row per point and dataset."""
-    kept = ("model", "method", "allocation", "seed", "sparsity", "sparsity_prunable", "seconds_prune", "seconds_allocation", "peak_rss_bytes")
+    kept = ("model", "method", "allocation", "seed", "sparsity", "sparsity_prunable")
+    kept += ("seconds_prune", "seconds_allocation", "peak_rss_bytes")
     return pd.DataFrame(
         {
             **{key: point[key] for key in kept},
@@ -85,7 +86,9 @@ def costs(points: list[dict]) -> pd.DataFrame:
         for point in points
     )
     found = table.groupby(["model", "method", "allocation"], sort=False).median().reset_index()
-    return found.assign(**{"database / prune": found["database (s)"] / found["prune (s)"], "allocation / prune": found["allocation (s)"] / found["prune (s)"]})
+    for name in ("database", "allocation"):
+        found[f"{name} / prune"] = found[f"{name} (s)"] / found["prune (s)"]
+    return found
 
 
 def against(points: list[dict], first: tuple[str, str], second: tuple[str, str], seed: int) -> pd.DataFrame:
@@ -94,7 +97,7 @@ def against(points: list[dict], first: tuple[str, str], second: tuple[str, str],
     for point in points:
         if (point["method"], point["allocation"], point["seed"]) != (*first, seed):
             continue
-        same = {"model": point["model"], "sparsity": point["sparsity"], "method": second[0], "allocation": second[1], "seed": seed}
+        same = {key: point[key] for key in ("model", "sparsity")} | {"method": second[0], "allocation": second[1], "seed": seed}
         other = next((one for one in points if all(one[key] == value for key, value in same.items())), None)
         for index, one in enumerate(point["datasets"] if other else []):
             found.append({"model": point["model"], "dataset": one["name"], "sparsity": point["sparsity"], **_paired(one, other["datasets"][index])})
@@ -104,8 +107,7 @@ def against(points: list[dict], first: tuple[str, str], second: tuple[str, str],
 def best(table: pd.DataFrame, seed: int) -> tuple[str, str]:
     """The method and allocation with the lowest KL, as the mean of log KL over datasets and the sparsities that all of them have."""
     logs = table[table.seed == seed].assign(log=lambda rows: np.log(rows.kl.clip(lower=1e-9)))
-    means = logs.pivot_table(index=["method", "allocation"], columns=["model", "dataset", "sparsity"], values="log", sort=False).dropna(axis=1)
-    return means.mean(axis=1).idxmin()
+    return wer_grid(logs, "log").dropna(axis=1).mean(axis=1).idxmin()
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:
@@ -126,10 +128,9 @@ def latex(grid: pd.DataFrame, digits: int) -> str:
         cells[column] = [rf"\textbf{{{text}}}" if value == grid[column].min() else text for text, value in zip(cells[column], grid[column])]
     sparsities = " & ".join(f"{column[-1]:g}" for column in grid.columns)
     heads = [" ".join(column[:-1]) for column in grid.columns]
-    groups = " & ".join(
-        rf"\multicolumn{{{heads.count(head)}}}{{c}}{{{_escape(head)}}}" for head in dict.fromkeys(heads)
-    )
-    body = "\n".join(" & ".join([_escape(method), _escape(allocation), *row]) + r" \\" for (method, allocation), row in zip(cells.index, cells.to_numpy()))
+    groups = " & ".join(rf"\multicolumn{{{heads.count(head)}}}{{c}}{{{_escape(head)}}}" for head in dict.fromkeys(heads))
+    names = [[_escape(part) for part in pair] for pair in cells.index]
+    body = "\n".join(" & ".join([*pair, *row]) + r" \\" for pair, row in zip(names, cells.to_numpy()))
     columns = "ll" + "r" * len(grid.columns)
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", rf" & & {groups} \\", rf"method & allocation & {sparsities} \\", r"\midrule"]
     return "\n".join([*lines, body, r"\bottomrule", r"\end{tabular}", ""])

@@ -55,7 +55,9 @@ def ready(job: Job) -> Ready:
     datasets = experiment.evaluation_sets(config)
     heard = [_heard(job, config, model, processor, dataset) for dataset in datasets]
     calibrated = experiment.calibration_set(config, datasets)
-    facts = _kept(job.folder / f"calibration-{job.model}-seed{job.seed}", model, [clip.digest for clip in calibrated.clips], config, lambda: _listen(config, model, processor, every, calibrated))
+    stem = job.folder / f"calibration-{job.model}-seed{job.seed}"
+    digests = [clip.digest for clip in calibrated.clips]
+    facts = _kept(stem, model, digests, config, lambda: _listen(config, model, processor, every, calibrated))
     labels = experiment.saved_labels(calibrated, facts["clips"])
     guides = analysis.Guides(
         [block for block in every if block.linears],

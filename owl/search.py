@@ -1,4 +1,4 @@
-"""The measured allocation: prune one unit at a time, measure what it does to the model's predictions, and spend the budget where it hurts least.
+"""The measured allocation: prune one unit at a time, measure what it does to the predictions, and spend the budget where it hurts least.
 
 A unit is one block's self-attention, cross-attention or feed-forward linears. The database holds every unit pruned to a few LEVELS from the
 dense model's statistics, and the divergence of the teacher-forced token distribution from the dense model's, KL(dense ‖ pruned), when that

@@ -6,8 +6,8 @@ sparsegpt  column by column with optimal-brain-surgeon updates of the columns to
 alps       the whole matrix at once by ADMM, then a least-squares refit of what is kept (arXiv 2406.07831; `owl.alps`).
 
 Only the Gram matrix XᵀX of the inputs is needed; all ignore its scale. Counts follow the published codes: magnitude and sparsegpt
-prune `<= threshold`, one weight more (per matrix, per column block) than int(numel·S); alps prunes int(numel·S). Arithmetic is float64, on the CPU
-where the weight's device has none. Which linears to prune and what follows from it is `owl.pruning`'s business.
+prune `<= threshold`, one weight more (per matrix, per column block) than int(numel·S); alps prunes int(numel·S). Arithmetic is
+float64, on the CPU where the weight's device has none. Which linears to prune and what follows from it is `owl.pruning`'s business.
 """
 
 import re
@@ -38,8 +38,8 @@ def prune_weight(
     `gram` is XᵀX over all token rows X (rows, in). Give `sparsity` (a fraction in [0, 1]: 0 returns the weight unchanged, 1 zeros) or an
     N:M `pattern` (N nonzeros in every M consecutive inputs of a row; a sparsity given beside it must be 1 − N/M). `block_size` (columns)
     matters to sparsegpt alone, `damping` (share of the mean diagonal) to sparsegpt and alps. `factors`: what `factorise` made of this
-    very `gram`, where several linears share one (default: made here). Raises ValueError for an unknown method, bad shapes, sparsity outside [0, 1], neither
-    sparsity nor pattern, inputs not divisible by M, or values that are not finite.
+    very `gram`, where several linears share one (default: made here). Raises ValueError for an unknown method, bad shapes, sparsity
+    outside [0, 1], neither sparsity nor pattern, inputs not divisible by M, or values that are not finite.
     """
     group = _check(weight, gram, method, sparsity, pattern)
     if sparsity == 0:
