@@ -25,7 +25,7 @@ from owl.whisper import Block, prompt_tokens
 
 JUDGE_EVERY = 4  # of so many calibration clips the last one judges
 MEASURING_CLIPS = 24  # at most so many clips measure units and candidates
-OFFSPRING = 24  # candidates of the evolutionary search
+OFFSPRING = 6  # candidates of the evolutionary search; more cost more than one pruning run and gained little on held-out clips
 CODE = ("alps", "calibration", "decoding", "measured", "probe", "search", "solvers", "whisper")  # modules that a database depends on
 
 
