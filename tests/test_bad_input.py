@@ -62,7 +62,7 @@ def test_the_demo_itself_starts(config):
         ({}, {"SPARSITY": "1.5"}, r"SPARSITY=1\.5"),
         ({}, {"METHOD": "magic"}, r"METHOD=magic.*wanda"),
         ({"model": {"name": "./no/such/folder"}}, {}, r"model\.name.*no/such/folder"),
-        ({"output": {"save_pruned_checkpoints": True}}, {}, r"save_pruned_checkpoints.*not available yet"),
+        ({"optimization": {"quantization": {"method": "static"}}}, {}, r"quantization\.method.*not available yet"),
         ({"pruning": {"pruning_pattern": "2:4"}}, {}, r"uniform"),
     ],
     ids=["unknown key", "wrong type", "sparsity 1.5", "SPARSITY=1.5", "unknown METHOD", "missing model", "later feature", "N:M with OWL"],

@@ -97,6 +97,7 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
     output = settings.output.model_copy(update={"dir": str(tmp_path), "compare_with": [settings.model.name]})
     run = Run("mine", tmp_path, settings.model_copy(update={"output": output}))
     pruning = {"calibration_clips": 1, "sparsity_prunable": 0.0, "sparsity_model": 0.0, "linears": []}
+    pruning["recovery"] = {"method": "none", "rounds": [{}]}
 
     def refuse(*_, int8):
         raise UnsupportedFormat("it has lost heads")
@@ -107,7 +108,7 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
     assert written == {"compact": tmp_path / "mine" / "compact"} and not (tmp_path / "mine" / "ct2").exists()
     found = format_rows.measure_row("compact", written["compact"], run, model, model, processor, datasets)
     assert found["same_weights"] is True and found["same_text"] == 1.0
-    assert found["path"] == "mine/compact" and found["loads_in"] == "owl.load" and found["wer_interval"][0] <= found["wer"]
+    assert (ROOT / found["path"]).resolve() == written["compact"].resolve() and found["loads_in"] == "owl.load" and found["wer_interval"][0] <= found["wer"]
     rows = format_rows.dense_rows(["compact"], run, model, processor, datasets)
     assert [one["format"] for one in rows] == ["dense fp16", "dense demo"]
     assert [one["bytes"] for one in rows] == [formats.dense_bytes(model)] * 2

@@ -293,7 +293,7 @@ def run_of(tmp_path, **pruning):
 def after_recovery(run, number=1):
     model, dense, every = pruned_model()
     lessons = recovery.lessons_of(run.config, dense, PROCESSOR, labels(24))
-    return recovery.recover(run, lessons, model, dense, PROCESSOR, every, number, sparsity=0.5), lessons, model
+    return recovery.recover(run, lessons, model, dense, PROCESSOR, every, number, sparsity=0.6), lessons, model
 
 
 @pytest.mark.parametrize("method, steps", [("blockwise", 2 * 4 * 4), ("distill", 2 * 4 * 4 + 6)])
