@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
+from owl.states import States
 from owl.whisper import language_of, prompt_tokens, window_samples
 
 USUAL_CAP = 224  # tokens, openai/whisper's own default (half its text context)
@@ -75,12 +76,16 @@ def generate_settings(model, language: str | None, max_new_tokens: int | None) -
 Decoder = Callable[[Sequence[np.ndarray]], list[Decoded]]  # waveforms of at most one window → their text tokens, in order
 
 
-def torch_decoder(model, processor, *, language: str | None = None, max_new_tokens: int | None = None) -> Decoder:
-    """How PyTorch turns a batch of waveforms into text tokens: features, encoder, greedy decoding."""
+def torch_decoder(
+    model, processor, *, language: str | None = None, max_new_tokens: int | None = None, states: States | None = None
+) -> Decoder:
+    """How PyTorch turns a batch of waveforms into text tokens: features, encoder, greedy decoding. `states` keeps the encoder's outputs."""
 
     def decode(audio: Sequence[np.ndarray]) -> list[Decoded]:
-        states = encode(model, input_features(model, processor, audio))
-        return greedy(model, states, language=language, max_new_tokens=max_new_tokens)
+        encoded = encode(model, input_features(model, processor, audio))
+        if states is not None:
+            states.keep(audio, encoded)
+        return greedy(model, encoded, language=language, max_new_tokens=max_new_tokens)
 
     return decode
 

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from owl.data import RATE, Clip
 from owl.decoding import Decoder
+from owl.states import States
 from owl.teacher import divergence_rows, predictions, text_batches
 from owl.whisper import window_samples
 from owl.windows import split_at_silences
@@ -93,11 +94,23 @@ def read(path: Path) -> Transcription:
     return Transcription([Transcript(**line) for line in lines], head["seconds"])
 
 
-def divergence(dense, pruned, processor, clips: Sequence[Clip], *, language: str | None = None, batch_size: int = 16) -> list[dict]:
-    """Teacher-forced KL(dense ‖ pruned) in nats, per clip with text that fits one window: {"id", "kl" (sum over tokens), "tokens"}."""
+def divergence(
+    dense,
+    pruned,
+    processor,
+    clips: Sequence[Clip],
+    *,
+    language: str | None = None,
+    batch_size: int = 16,
+    states: tuple[States | None, States | None] = (None, None),
+) -> list[dict]:
+    """Teacher-forced KL(dense ‖ pruned) in nats, per clip with text that fits one window: {"id", "kl" (sum over tokens), "tokens"}.
+
+    `states`: what each of the two encoders made of the clips already.
+    """
     batches = list(text_batches(dense, processor, clips, language=language, batch_size=batch_size))
     rows = []
     for batch in tqdm(batches, desc="divergence", unit="batch"):
-        logs = [predictions(model, processor, batch) for model in (dense, pruned)]
+        logs = [predictions(model, processor, batch, known) for model, known in zip((dense, pruned), states)]
         rows += divergence_rows(batch, *logs)
     return rows

@@ -22,6 +22,7 @@ from owl.loading import load
 from owl.paths import ROOT
 from owl.record import Run, acceleration, provenance
 from owl.scoring import is_repetitive
+from owl.states import States
 from owl.whisper import choose_device, choose_dtype, language_of, window_samples
 
 
@@ -122,8 +123,11 @@ def calibration_batches(config: Config, model, processor, labels: Labels) -> lis
     )
 
 
-def transcripts(run: Run, name: str, model, processor, dataset: Dataset) -> Transcription:
-    """Transcribe a dataset and keep it in `runs/<run>/transcripts/`; read what is there if nothing differs that decides text or speed."""
+def transcripts(run: Run, name: str, model, processor, dataset: Dataset, states: States | None = None) -> Transcription:
+    """Transcribe a dataset and keep it in `runs/<run>/transcripts/`; read what is there if nothing differs that decides text or speed.
+
+    `states` keeps the encoder's outputs where it does transcribe.
+    """
     settings = run.config.evaluation
     clips = [(clip.id, clip.text, clip.speaker, clip.digest) for clip in dataset.clips]
     accelerated = [list(one) for one in acceleration(run.config)]
@@ -132,7 +136,7 @@ def transcripts(run: Run, name: str, model, processor, dataset: Dataset) -> Tran
     path = run.folder / "transcripts" / f"{slug(dataset.name)}-{name}-{key}.jsonl"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        decode = torch_decoder(model, processor, language=dataset.language, max_new_tokens=settings.max_new_tokens)
+        decode = torch_decoder(model, processor, language=dataset.language, max_new_tokens=settings.max_new_tokens, states=states)
         decode([dataset.clips[0].audio])  # a first call compiles and allocates; it is not part of the speed
         said = transcribe(decode, processor, dataset.clips, batch_size=settings.batch_size, description=f"{dataset.name}, {name}")
         save(path, said, provenance(run.config))

@@ -20,6 +20,7 @@ from owl.intervals import wer_interval
 from owl.measures import kl_summary, pairs
 from owl.record import peak_rss_bytes, provenance
 from owl.scoring import clip_errors
+from owl.states import States
 from owl.teacher import TextBatch, divergence_rows, predictions, text_batches
 
 CANDIDATES = ("uniform", "owl", "dlp", "alpha")  # heuristics that the measured allocation starts from
@@ -113,15 +114,15 @@ def _allocation(config, shared: Ready) -> tuple[dict[str, float], float, dict | 
 
 def _score(config, model, processor, heard: Heard) -> dict:
     """Errors per clip, WER with its interval, and divergence of one model on one dataset."""
-    dataset, settings = heard.dataset, config.evaluation
-    decode = decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=settings.max_new_tokens)
+    dataset, settings, states = heard.dataset, config.evaluation, States()
+    decode = decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=settings.max_new_tokens, states=states)
     said = evaluation.transcribe(decode, processor, dataset.clips, batch_size=settings.batch_size, description=dataset.name)
     errors, words = clip_errors(*pairs(said), heard.normalizer)
     speakers = [one.speaker for one in said.transcripts]
     kl = [
         row
         for index, batch in enumerate(heard.batches)
-        for row in divergence_rows(batch, heard.teacher[str(index)], predictions(model, processor, batch))
+        for row in divergence_rows(batch, heard.teacher[str(index)], predictions(model, processor, batch, states))
     ]
     return {
         "name": dataset.name,

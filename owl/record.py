@@ -130,14 +130,6 @@ def acceleration(config: Config) -> tuple[accelerate.Decision, accelerate.Decisi
         raise ConfigError(str(error)) from error
 
 
-def provenance_rows(facts: Mapping) -> list[tuple[str, str]]:
-    """What `provenance` returned as (what, value) rows for a reader."""
-    packages = ", ".join(f"{name} {number}" for name, number in facts["packages"].items())
-    rows = [("commit", facts["git_commit"] or "not in a git checkout"), ("packages", packages)]
-    rows += [(name, str(facts[name])) for name in ("python", "platform", "device", "acceleration", "seed") if name in facts]
-    return [*rows, ("configuration", json.dumps(facts["config"]))]
-
-
 @cache
 def git_commit() -> str | None:
     """The commit of the code, with "+changes" when the tree differs from it; None outside a git checkout."""

@@ -15,9 +15,9 @@ from jinja2 import Environment, FileSystemLoader
 from nbconvert import HTMLExporter
 from traitlets.config import Config as Traits
 
+from owl import origin
 from owl.deployment import table
 from owl.paths import ROOT
-from owl.record import provenance_rows
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCHEMA_VERSION = 1
@@ -90,7 +90,7 @@ def render_index(run: str, summary: dict, prune_seconds: float, figures: dict[st
         total_seconds=sum(summary["seconds"].values()),
         style=(TEMPLATES / "style.css").read_text(),
         navigation=navigation(pages, "index.html"),
-        provenance=[("run", run), *provenance_rows(summary["provenance"])],
+        provenance=[("run", run), *origin.rows(summary["provenance"])],
         percent=lambda share: f"{100 * share:.2f} %",
         signed=lambda share: f"{100 * share:+.2f} %",
     )

@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from owl.data import Clip
 from owl.decoding import encode, input_features
+from owl.states import States
 from owl.whisper import prompt_tokens, window_samples
 
 MOST_BYTES = 256e6  # of one batch's log probabilities in float32
@@ -46,11 +47,16 @@ def text_batches(model, processor, clips: Sequence[Clip], *, language: str | Non
 
 
 @torch.inference_mode()
-def predictions(model, processor, batch: TextBatch) -> Tensor:
-    """Log probabilities of what follows the prompt, (clips, text + 1, vocabulary), float32, on the model's device."""
-    states = encode(model, input_features(model, processor, [clip.audio for clip in batch.clips]))
-    tokens = batch.tokens.to(states.device)
-    logits = model(encoder_outputs=BaseModelOutput(states), decoder_input_ids=tokens).logits
+def predictions(model, processor, batch: TextBatch, states: States | None = None) -> Tensor:
+    """Log probabilities of what follows the prompt, (clips, text + 1, vocabulary), float32, on the model's device.
+
+    `states`: what the model's encoder made of the clips already, if it did.
+    """
+    audio = [clip.audio for clip in batch.clips]
+    encoded = states.recall(audio) if states is not None else None
+    if encoded is None:
+        encoded = encode(model, input_features(model, processor, audio))
+    logits = model(encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=batch.tokens.to(encoded.device)).logits
     return logits[:, batch.prompt - 1 :].float().log_softmax(-1)
 
 

@@ -6,7 +6,7 @@ import copy
 import pytest
 import torch
 
-from owl import accelerate, experiment, record
+from owl import accelerate, experiment, origin, record
 from owl.config import ConfigError, load
 from owl.decoding import torch_decoder
 from owl.solvers import prune_weight
@@ -112,4 +112,4 @@ def test_the_provenance_says_why_two_of_four_is_not_sparse_here():
     config = load(ROOT / "configs" / "demo.json", {"pattern": "2:4", "allocation": "uniform", "device": "cpu"})
     facts = record.provenance(config)
     assert "need a CUDA device, and this is cpu" in facts["acceleration"]
-    assert ("acceleration", facts["acceleration"]) in record.provenance_rows(facts)
+    assert ("acceleration", facts["acceleration"]) in origin.rows(facts)

@@ -62,10 +62,10 @@ def shown(notebook: str, marker: str, names: dict) -> str:
         ("03_evaluation.ipynb", "measured ="),
         ("03_evaluation.ipynb", "invented.style"),
         ("03_evaluation.ipynb", "measures.sentence"),
-        ("01_outlier_analysis.ipynb", "provenance_rows"),
-        ("02_pruning.ipynb", "provenance_rows"),
-        ("03_evaluation.ipynb", "provenance_rows"),
-        ("04_export.ipynb", "provenance_rows"),
+        ("01_outlier_analysis.ipynb", "origin.rows"),
+        ("02_pruning.ipynb", "origin.rows"),
+        ("03_evaluation.ipynb", "origin.rows"),
+        ("04_export.ipynb", "origin.rows"),
     ],
 )
 def test_markup_in_names_and_texts_is_shown_not_obeyed(hostile, notebook, marker):
