@@ -24,8 +24,9 @@ from owl.record import whole_folder
 from owl.whisper import Block, prompt_tokens
 
 JUDGE_EVERY = 4  # of so many calibration clips the last one judges
-MEASURING_CLIPS = 24  # at most so many clips measure units and candidates
-OFFSPRING = 6  # candidates of the evolutionary search; more cost more than one pruning run and gained little on held-out clips
+MEASURING_CLIPS = 24  # at most so many clips measure units, once
+SEARCHING_CLIPS, JUDGING_CLIPS = 10, 8  # at most so many measure and judge candidates: a further sparsity costs no more than one pruning run
+OFFSPRING = 6  # candidates of the evolutionary search; more gained little on held-out clips
 CODE = ("alps", "calibration", "decoding", "measured", "probe", "search", "solvers", "whisper")  # modules that a database depends on
 
 
@@ -51,9 +52,9 @@ def allocate(
     sizes = [unit.weights for unit in database.units]
     named = {name: per_unit(database.units, every, values) for name, values in starts.items()}
     named["budget"] = search.solve_budget(database.divergence, sizes, config.pruning.sparsity)
-    probe = probe_of(config, model, processor, every, first(measuring, MEASURING_CLIPS))
+    probe = probe_of(config, model, processor, every, first(measuring, SEARCHING_CLIPS))
     found = search.search(database, probe, named, offspring=OFFSPRING, seed=config.pruning.calibration.seed)
-    judge = probe_of(config, model, processor, every, judging)
+    judge = probe_of(config, model, processor, every, first(judging, JUDGING_CLIPS))
     rows = [one | {"held_out_kl": judge.divergence(search.assemble(database, one["sparsities"]))} for one in found]
     best = min(rows, key=lambda row: row["held_out_kl"])
     return Measured(

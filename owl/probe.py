@@ -31,10 +31,16 @@ class Probe:
     def _decoder_start(self) -> int:
         return sum(not block.in_decoder for block in self.every)
 
-    def divergence(self, weights: Mapping[str, Tensor]) -> float:
-        """With these weights (by linear name) in place of the model's own, for the whole model."""
+    def encode(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        """Encoder outputs per batch with these weights (by linear name) in place of the model's own."""
         with self._replaced(weights):
-            logs = [self._logs(self._encode(audio, 0), text, self._decoder_start) for audio, text in self.first]
+            return [self._encode(audio, 0) for audio, _ in self.first]
+
+    def divergence(self, weights: Mapping[str, Tensor], encoded: Sequence[Tensor] | None = None) -> float:
+        """With these weights in place of the model's own, for the whole model; `encoded`: what `encode` made of them, if it did."""
+        encoded = self.encode(weights) if encoded is None else encoded
+        with self._replaced(weights):
+            logs = [self._logs(states, text, self._decoder_start) for states, (_, text) in zip(encoded, self.first)]
         return self._mean_divergence(logs)
 
     def divergence_from(self, block: Block, weights: Mapping[str, Tensor]) -> float:

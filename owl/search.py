@@ -128,6 +128,25 @@ def assemble(database: Database, sparsities: Sequence[float]) -> dict[str, Tenso
     return assembled
 
 
+class Trials:
+    """Divergences of assembled models. The encoder's outputs for the best are kept: an offspring that moves budget between decoder units
+    needs no second pass of it."""
+
+    def __init__(self, database: Database, probe: Probe):
+        self._database, self._probe = database, probe
+        self._best, self._encoder, self._encoded = float("inf"), None, []
+
+    def measure(self, sparsities: Sequence[float]) -> float:
+        """Mean KL(dense ‖ assembled) in nats per token."""
+        weights = assemble(self._database, sparsities)
+        encoder = [value for unit, value in zip(self._database.units, sparsities) if unit.block.startswith("encoder")]
+        encoded = self._encoded if encoder == self._encoder else self._probe.encode(weights)
+        found = self._probe.divergence(weights, encoded)
+        if found < self._best:
+            self._best, self._encoder, self._encoded = found, encoder, encoded
+        return found
+
+
 def search(
     database: Database, probe: Probe, starts: Mapping[str, Sequence[float]], *, offspring: int, seed: int = 0
 ) -> list[dict]:
@@ -135,8 +154,7 @@ def search(
 
     Each offspring moves the same number of weights from one unit's budget to another's; it survives when the assembled model diverges less.
     """
-    draw, sizes = np.random.default_rng(seed), [unit.weights for unit in database.units]
-    measure = lambda values: probe.divergence(assemble(database, values))  # noqa: E731
+    draw, sizes, measure = np.random.default_rng(seed), [unit.weights for unit in database.units], Trials(database, probe).measure
     tried = [{"name": name, "sparsities": list(values), "kl": measure(values)} for name, values in starts.items()]
     best = min(tried, key=lambda one: one["kl"])
     for _ in tqdm(range(offspring if len(sizes) > 1 else 0), desc="evolution", unit="candidate"):

@@ -10,6 +10,7 @@ import torch
 
 from owl import decoding, evaluation, probes, teacher, whisper
 from owl.data import load_dataset
+from owl.states import States
 from owl.windows import FRAME, split_at_silences
 from tests import tiny
 from tests.conftest import ROOT
@@ -105,9 +106,9 @@ def test_the_divergence_splits_batches_whose_logits_would_not_fit(demo, clips, m
     whole = evaluation.divergence(model, other, processor, clips, batch_size=6)
     sizes, real = [], evaluation.predictions
 
-    def measured(model, processor, batch):
+    def measured(model, processor, batch, states):
         sizes.append(4 * len(batch.clips) * max(batch.counts) * model.config.vocab_size)
-        return real(model, processor, batch)
+        return real(model, processor, batch, states)
 
     monkeypatch.setattr(evaluation, "predictions", measured)
     monkeypatch.setattr(teacher, "MOST_BYTES", 400_000)
@@ -117,6 +118,35 @@ def test_the_divergence_splits_batches_whose_logits_would_not_fit(demo, clips, m
     assert [row["kl"] for row in split] == pytest.approx([row["kl"] for row in whole], abs=1e-4)
     monkeypatch.setattr(teacher, "MOST_BYTES", 1)  # no clip fits: one at a time all the same
     assert len(evaluation.divergence(model, other, processor, clips[:2])) == 2
+
+
+def test_what_was_transcribed_is_not_encoded_again_for_the_divergence(demo, clips, monkeypatch):
+    model, processor = demo
+    other, _ = whisper.load(str(ROOT / "models" / "demo"))
+    with torch.no_grad():
+        whisper.blocks(other)[0].linears[0].module.weight *= 0.8
+    plain = evaluation.divergence(model, other, processor, clips)
+    heard = States(), States()
+    for one, states in zip((model, other), heard):
+        evaluation.transcribe(decoding.torch_decoder(one, processor, states=states), processor, clips, batch_size=4)
+    with monkeypatch.context() as patched:
+        patched.setattr(teacher, "encode", lambda *_: pytest.fail("the encoder ran again"))
+        known = evaluation.divergence(model, other, processor, clips, states=heard)
+    assert [row["kl"] for row in known] == pytest.approx([row["kl"] for row in plain], abs=1e-4)
+    assert [row["kl"] for row in evaluation.divergence(model, other, processor, clips, states=(heard[0], None))] == pytest.approx(
+        [row["kl"] for row in plain], abs=1e-4
+    )
+
+
+def test_states_are_kept_while_there_is_room_and_only_for_the_very_waveform():
+    audio, outputs = [np.zeros(10, np.float32), np.zeros(10, np.float32)], torch.arange(12.0).reshape(2, 3, 2)
+    states = States(most_bytes=outputs[0].nbytes)
+    states.keep(audio, outputs)
+    assert torch.equal(states.recall(audio[:1]), outputs[:1])
+    assert states.recall(audio) is None  # no room for the second
+    assert states.recall([audio[0].copy()]) is None
+    states.keep(audio[:1], outputs[1:])  # heard again: what is there stays
+    assert torch.equal(states.recall(audio[:1]), outputs[:1])
 
 
 def test_a_model_does_not_diverge_from_itself(demo, clips):
