@@ -8,7 +8,7 @@ import time
 
 import pandas as pd
 
-from benchmarks import formats
+from benchmarks import allocations, formats
 from owl import allocation, decoding, evaluation, experiment, format_rows, pruning, record, whisper
 from owl.config import load
 from owl.fresh import in_fresh_process
@@ -38,6 +38,7 @@ def main(path: str) -> None:
     for method in ("wanda", "sparsegpt"):
         wer = rows[rows.method == method].set_index("padding").wer
         print(f"  {method:10s} exclude {wer['exclude']:.4f}   include {wer['include']:.4f}   include − exclude {wer['include'] - wer['exclude']:+.4f}")
+    allocations.main(path)
     formats.main(path)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from owl import heuristics
 from owl.allocation import ALLOCATIONS, allocate, median_sparsities, mixed_groups
-from owl.calibration import Statistics
+from owl.calibration import Batch, Statistics, walk
 from owl.config import Config
 from owl.outliers import outlier_ratio, wanda_score
 from owl.pruning import spread
@@ -25,6 +25,17 @@ def pooled_scores(block: Block, statistics: Mapping[str, Statistics], clips=slic
             for linear in block.linears
         ]
     )
+
+
+def ratios_and_medians(model, every: Sequence[Block], batches: Sequence[Batch], multiple: float) -> tuple[list[float], list[float]]:
+    """(outlier ratio, median score) of every block with linears to prune, in order, on the dense model's own inputs."""
+    ratios, medians = [], []
+    for block, statistics in walk(model, every, batches, gram=False, modified=False, description="outliers"):
+        if block.linears:
+            scores = pooled_scores(block, statistics)
+            ratios.append(outlier_ratio(scores, multiple))
+            medians.append(scores.median().item())
+    return ratios, medians
 
 
 def ratios_of_halves(block: Block, statistics: Mapping[str, Statistics], clips: int, multiple: float, seeds: int) -> list[dict]:

@@ -27,6 +27,7 @@ JUDGE_EVERY = 4  # of so many calibration clips the last one judges
 MEASURING_CLIPS = 24  # at most so many clips measure units, once
 SEARCHING_CLIPS, JUDGING_CLIPS = 10, 8  # at most so many measure and judge candidates: a further sparsity costs no more than one pruning run
 OFFSPRING = 6  # candidates of the evolutionary search; more gained little on held-out clips
+DATABASES = ROOT / "runs" / ".databases"
 CODE = ("alps", "calibration", "decoding", "measured", "probe", "search", "solvers", "whisper")  # modules that a database depends on
 
 
@@ -43,11 +44,17 @@ class Measured:
 
 
 def allocate(
-    config: Config, model, processor, every: Sequence[Block], labels: experiment.Labels, starts: Mapping[str, Sequence[float]]
+    config: Config,
+    model,
+    processor,
+    every: Sequence[Block],
+    labels: experiment.Labels,
+    starts: Mapping[str, Sequence[float]],
+    databases: Path = DATABASES,
 ) -> Measured:
-    """Measure, solve, search and judge. `starts`: heuristics' sparsities per block with linears to prune."""
+    """Measure, solve, search and judge. `starts`: heuristics' sparsities per block with linears to prune. `databases`: where they are kept."""
     measuring, judging = split(labels)
-    database, seconds_database = database_of(config, model, processor, every, measuring)
+    database, seconds_database = database_of(config, model, processor, every, measuring, databases)
     started = time.perf_counter()
     sizes = [unit.weights for unit in database.units]
     named = {name: per_unit(database.units, every, values) for name, values in starts.items()}
@@ -103,9 +110,11 @@ def per_unit(units: Sequence[search.Unit], every: Sequence[Block], per_block: Se
     return [min(by_block[unit.block], search.LEVELS[-1]) for unit in units]
 
 
-def database_of(config: Config, model, processor, every: Sequence[Block], measuring: experiment.Labels) -> tuple[search.Database, float]:
-    """The database of this model, these clips and this solver, and the seconds it took: from `runs/.databases`, or built and kept there."""
-    folder = ROOT / "runs" / ".databases" / key_of(config, model, every, measuring)
+def database_of(
+    config: Config, model, processor, every: Sequence[Block], measuring: experiment.Labels, databases: Path
+) -> tuple[search.Database, float]:
+    """The database of this model, these clips and this solver, and the seconds it took: from `databases`, or built and kept there."""
+    folder = databases / key_of(config, model, every, measuring)
     if not folder.exists():
         started = time.perf_counter()
         probe = probe_of(config, model, processor, every, first(measuring, MEASURING_CLIPS))

@@ -56,5 +56,6 @@ def allocation_map(table: pd.DataFrame, ax: Axes, *, target: float) -> Axes:
     ax.set_xticks(range(values.shape[1]), [str(name) for name in table.columns])
     ax.set_yticks(range(values.shape[0]), [" + ".join(name) for name in table.index])
     ax.tick_params(length=0)
+    ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     return ax

@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from owl import analysis, calibration, decoding, evaluation, experiment, measured, outliers, pruning, whisper
+from owl import analysis, decoding, evaluation, experiment, measured, pruning, whisper
 from owl.data import Dataset
 from owl.grid import Job
 from owl.intervals import wer_interval
@@ -159,12 +159,7 @@ def _listen(config, model, processor, every, dataset: Dataset) -> dict:
     """Calibration text and what the allocations go by, of the dense model."""
     labels = experiment.calibration_labels(config, model, processor, dataset)
     batches = experiment.calibration_batches(config, model, processor, labels)
-    ratios, medians = [], []
-    for block, statistics in calibration.walk(model, every, batches, gram=False, modified=False, description="outliers"):
-        if block.linears:
-            scores = analysis.pooled_scores(block, statistics)
-            ratios.append(outliers.outlier_ratio(scores, config.pruning.outlier_hyper_m))
-            medians.append(scores.median().item())
+    ratios, medians = analysis.ratios_and_medians(model, every, batches, config.pruning.outlier_hyper_m)
     clips = [{"id": clip.id, "tokens": tokens} for clip, tokens in zip(labels.clips, labels.tokens)]
     return {"clips": clips, "outlier_ratios": ratios, "medians": medians}
 

@@ -113,15 +113,14 @@ def test_the_search_keeps_the_budget_and_never_ends_above_its_starts(database, p
 
 
 def test_the_driver_keeps_its_database_and_its_winner_is_the_best_on_held_out_clips(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(measured, "ROOT", tmp_path)
     monkeypatch.setattr(measured, "OFFSPRING", 3)
     config = Config.model_validate({"pruning": {"method": "alps", "sparsity": 0.7, "allocation": "measured"}})
     every, clips = whisper.blocks(model), tiny.make_clips(8)
     labels = experiment.Labels(clips, [[5, 6 + index] for index in range(8)], {}, None)
     starts = {"uniform": [0.7] * 4, "owl": [0.65, 0.75, 0.7, 0.7]}
-    first = measured.allocate(config, model, tiny.make_processor(), every, labels, starts)
+    first = measured.allocate(config, model, tiny.make_processor(), every, labels, starts, tmp_path)
     monkeypatch.setattr(search, "build", None)  # a second build would fail
-    again = measured.allocate(config, model, tiny.make_processor(), every, labels, starts)
+    again = measured.allocate(config, model, tiny.make_processor(), every, labels, starts, tmp_path)
     assert first.sparsities == again.sparsities and first.seconds_database == again.seconds_database
     table = first.candidates.set_index("name").held_out_kl
     assert table[first.winner] == table.min() and set(table.index) == {"uniform", "owl", "budget", "evolved"}
