@@ -15,7 +15,9 @@ HEURISTICS, WALKED = NAMES[:-1], ("owl", "dlp", "measured")
 
 
 def main(path: str) -> None:
-    print("\nallocations: seconds once per model and clips (walk for the scores, database), seconds for each sparsity, peak memory; × one pruning run")
+    print(
+        "\nallocations: seconds once per model and clips (walk for the scores, database), seconds for each sparsity, peak memory; × one pruning run"
+    )
     for method in SOLVERS:
         run = in_fresh_process(one_run, path, method)
         rows = pd.DataFrame([in_fresh_process(allocate, path, method, name) for name in NAMES])

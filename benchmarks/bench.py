@@ -19,14 +19,25 @@ ALONE = 24  # clips that batched, one at a time and encoder alone are timed on
 
 def main(path: str) -> None:
     print(f"benchmark on {path}\n")
-    batched, alone, encoder = in_fresh_process(transcription, path), in_fresh_process(one_at_a_time, path), in_fresh_process(encoder_alone, path)
+    batched, alone, encoder = (
+        in_fresh_process(transcription, path),
+        in_fresh_process(one_at_a_time, path),
+        in_fresh_process(encoder_alone, path),
+    )
     print(f"transcription, batched               {batched['rtfx']:8.1f} × real time")
     print(f"transcription, one clip at a time    {alone['rtfx']:8.1f} × real time")
     print(f"the encoder alone, batched           {encoder['rtfx']:8.1f} × real time")
     print(f"ratio batched / one at a time        {batched['rtfx'] / alone['rtfx']:8.2f}")
-    print(f"ratio encoder / one at a time        {encoder['rtfx'] / alone['rtfx']:8.2f}   (what a batched run with free decoding would reach)\n")
+    print(
+        f"ratio encoder / one at a time        {encoder['rtfx'] / alone['rtfx']:8.2f}   (what a batched run with free decoding would reach)\n"
+    )
     idle = in_fresh_process(nothing, path)
-    jobs = [(method, padding) for method in METHODS for padding in ("exclude", "include") if not (method == "magnitude" and padding == "include")]
+    jobs = [
+        (method, padding)
+        for method in METHODS
+        for padding in ("exclude", "include")
+        if not (method == "magnitude" and padding == "include")
+    ]
     rows = pd.DataFrame([in_fresh_process(prune, path, method, padding) for method, padding in jobs])
     fastest = rows.seconds.min()
     rows["seconds ratio"] = rows.seconds / fastest
@@ -37,7 +48,9 @@ def main(path: str) -> None:
     print("\ncalibration.padding: WER with padding rows left out (exclude) against counted (include)")
     for method in ("wanda", "sparsegpt"):
         wer = rows[rows.method == method].set_index("padding").wer
-        print(f"  {method:10s} exclude {wer['exclude']:.4f}   include {wer['include']:.4f}   include − exclude {wer['include'] - wer['exclude']:+.4f}")
+        print(
+            f"  {method:10s} exclude {wer['exclude']:.4f}   include {wer['include']:.4f}   include − exclude {wer['include'] - wer['exclude']:+.4f}"
+        )
     allocations.main(path)
     formats.main(path)
 

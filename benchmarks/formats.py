@@ -23,7 +23,11 @@ FORMATS = ("hf", "compact", "onnx", "onnx-int8", "ct2", "ct2-int8")
 
 def main(path: str) -> None:
     print("\nthe compact file, GB of dense float16 per second, with its checksum")
-    print(pd.DataFrame([in_fresh_process(file_speed, sparsity) for sparsity in (0.5, 0.7)]).to_string(index=False, float_format="{:.2f}".format))
+    print(
+        pd.DataFrame([in_fresh_process(file_speed, sparsity) for sparsity in (0.5, 0.7)]).to_string(
+            index=False, float_format="{:.2f}".format
+        )
+    )
     rows = pd.DataFrame(runtimes(path))
     print("\nspeed of every format; 1 means as fast as dense. Bytes: of the dense model's float16 weights")
     print(rows.to_string(index=False, float_format="{:.2f}".format))
@@ -48,7 +52,14 @@ def file_speed(sparsity: float) -> dict:
         ended = time.perf_counter()
     gigabytes = dense / 1e9
     write, read = gigabytes / (written - started), gigabytes / (ended - written)
-    return {"sparsity": sparsity, "dense GB": gigabytes, "ratio": size / dense, "write GB/s": write, "read GB/s": read, "extra GB": grown / 1e9}
+    return {
+        "sparsity": sparsity,
+        "dense GB": gigabytes,
+        "ratio": size / dense,
+        "write GB/s": write,
+        "read GB/s": read,
+        "extra GB": grown / 1e9,
+    }
 
 
 def runtimes(path: str) -> list[dict]:

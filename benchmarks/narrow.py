@@ -61,7 +61,9 @@ def encoder_seconds(models: list, processor, features) -> list[dict[str, float]]
         for model, folder in zip(models, folders):
             folder.mkdir()
             export_onnx(model, processor, folder)
-            calls.append({"PyTorch": partial(decoding.encode, model, features), "onnxruntime": partial(OnnxWhisper(folder).encode, features)})
+            calls.append(
+                {"PyTorch": partial(decoding.encode, model, features), "onnxruntime": partial(OnnxWhisper(folder).encode, features)}
+            )
         rounds = [[{runtime: clocked(call) for runtime, call in pair.items()} for pair in calls] for _ in range(ROUNDS)]
     return [{runtime: min(one[index][runtime] for one in rounds[1:]) for runtime in pair} for index, pair in enumerate(calls)]
 

@@ -17,7 +17,9 @@ from transformers import (
     WhisperTokenizer,
 )
 
-SPECIAL = [f"<|{name}|>" for name in "endoftext startoftranscript en translate transcribe startoflm startofprev nospeech notimestamps".split()]
+SPECIAL = [
+    f"<|{name}|>" for name in "endoftext startoftranscript en translate transcribe startoflm startofprev nospeech notimestamps".split()
+]
 TIMESTAMPS = [f"<|{0.02 * step:.2f}|>" for step in range(1501)]  # seconds
 TEXT_TOKENS = 600
 MAX_TARGET_POSITIONS = 96  # prompt + text tokens + end

@@ -35,7 +35,9 @@ def require_synthesisers() -> None:
     """RuntimeError that names the missing program and its package."""
     for program in ("espeak-ng", "flite"):
         if shutil.which(program) is None:
-            raise RuntimeError(f"'{program}' is not installed; on Debian or Ubuntu: apt-get install {program}, on macOS: brew install {program}")
+            raise RuntimeError(
+                f"'{program}' is not installed; on Debian or Ubuntu: apt-get install {program}, on macOS: brew install {program}"
+            )
 
 
 class Style(NamedTuple):

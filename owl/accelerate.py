@@ -29,7 +29,9 @@ def decide_sparse(pattern: str, device: str, capability: tuple[int, int] | None,
     if pattern != "2:4":
         return Decision(False, f"no 2:4 sparse products: the pattern is {pattern}")
     if device != "cuda":
-        return Decision(False, f"no 2:4 sparse products: they need a CUDA device, and this is {device}; the zeros are multiplied like others")
+        return Decision(
+            False, f"no 2:4 sparse products: they need a CUDA device, and this is {device}; the zeros are multiplied like others"
+        )
     if capability is None or capability < SPARSE_CORES:
         found = "unknown" if capability is None else f"{capability[0]}.{capability[1]}"
         return Decision(False, f"no 2:4 sparse products: they need CUDA compute capability 8.0, and this is {found}")

@@ -15,9 +15,7 @@ ALLOCATIONS = ("uniform", "owl", "owl-equal")
 PUBLISHED_FLOOR = 0.01  # sparsity that the published code gives a block whose sparsity would be <= 0
 
 
-def allocate(
-    name: str, outlier_ratios: Sequence[float], weight_counts: Sequence[int], sparsity: float, lam: float = 0.08
-) -> list[float]:
+def allocate(name: str, outlier_ratios: Sequence[float], weight_counts: Sequence[int], sparsity: float, lam: float = 0.08) -> list[float]:
     """Sparsity of each block (a fraction), in the order of `outlier_ratios`; encoder and decoder blocks are one pool.
 
     "uniform": `sparsity` everywhere. "owl": s_i = S − (r_i − r̄) with r = 2λ·(D − min D)/(max D − min D) and r̄ weighted by

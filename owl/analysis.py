@@ -116,9 +116,7 @@ def above_median(blocks: Sequence[Block], lam: float) -> float:
 
 def per_block(blocks: Sequence[Block], by_linear: Mapping[str, float]) -> list[float]:
     """Weight-count-weighted mean of the linears' values, one per block."""
-    return [
-        sum(by_linear[linear.name] * linear.module.weight.numel() for linear in block.linears) / block.weight_count for block in blocks
-    ]
+    return [sum(by_linear[linear.name] * linear.module.weight.numel() for linear in block.linears) / block.weight_count for block in blocks]
 
 
 def weight_histogram(linears: Sequence[Linear], edges: np.ndarray) -> np.ndarray:

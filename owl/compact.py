@@ -83,7 +83,9 @@ def _check(data: np.ndarray) -> tuple[list[dict], int]:
     except (ValueError, KeyError, TypeError) as error:
         raise CompactError(unreadable) from error
     if form != FORMAT or version != VERSION:
-        raise CompactError(f"it is '{form}' version {version}, and this code reads '{FORMAT}' version {VERSION}; use the code that wrote it")
+        raise CompactError(
+            f"it is '{form}' version {version}, and this code reads '{FORMAT}' version {VERSION}; use the code that wrote it"
+        )
     try:
         layout, digest = json.loads(metadata["layout"]), metadata["sha256"]
         same = raw == _header(layout, digest)

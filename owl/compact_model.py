@@ -57,11 +57,15 @@ def load(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = 
         missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
         processor = WhisperProcessor.from_pretrained(folder)
     except (compact.CompactError, OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot load the compact model '{folder}': {error}\nCopy the whole folder again, or export it: FORMATS=compact") from error
+        raise ModelError(
+            f"cannot load the compact model '{folder}': {error}\nCopy the whole folder again, or export it: FORMATS=compact"
+        ) from error
     model.tie_weights()
     missing = [name for name in missing if name != "proj_out.weight"]
     if missing or unexpected:
-        raise ModelError(f"'{folder}/{FILE}' does not fit its config.json: {(missing or unexpected)[:3]}; export it again with FORMATS=compact")
+        raise ModelError(
+            f"'{folder}/{FILE}' does not fit its config.json: {(missing or unexpected)[:3]}; export it again with FORMATS=compact"
+        )
     model.config.dtype = config.dtype
     for parameter in model.parameters():
         parameter.requires_grad_(False)

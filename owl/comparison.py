@@ -100,7 +100,9 @@ def against(points: list[dict], first: tuple[str, str], second: tuple[str, str],
         same = {key: point[key] for key in ("model", "sparsity")} | {"method": second[0], "allocation": second[1], "seed": seed}
         other = next((one for one in points if all(one[key] == value for key, value in same.items())), None)
         for index, one in enumerate(point["datasets"] if other else []):
-            found.append({"model": point["model"], "dataset": one["name"], "sparsity": point["sparsity"], **_paired(one, other["datasets"][index])})
+            found.append(
+                {"model": point["model"], "dataset": one["name"], "sparsity": point["sparsity"], **_paired(one, other["datasets"][index])}
+            )
     return pd.DataFrame(found)
 
 

@@ -64,8 +64,7 @@ def load(path: str | os.PathLike, overrides: Mapping[str, object] | None = None)
         where = f"MODEL={given['model']}" if "model" in given else f"{path}: model.name"
         problem = "is a file, not a model folder" if os.path.exists(name) else "does not exist"
         raise ConfigError(
-            f"{where}: {name} {problem}; give a Whisper folder or a Hub id such as openai/whisper-tiny "
-            "(make demo-model builds models/demo)"
+            f"{where}: {name} {problem}; give a Whisper folder or a Hub id such as openai/whisper-tiny (make demo-model builds models/demo)"
         )
     return config
 

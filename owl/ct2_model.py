@@ -85,7 +85,9 @@ class Ct2Whisper:
     def __init__(self, folder: Path, threads: int | None = None):
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
-            raise ModelError(f"'{folder}' is no complete CTranslate2 Whisper: {', '.join(missing)} missing; export it again with FORMATS=ct2")
+            raise ModelError(
+                f"'{folder}' is no complete CTranslate2 Whisper: {', '.join(missing)} missing; export it again with FORMATS=ct2"
+            )
         self.settings = empty_whisper(folder / CONFIG, folder)
         options = {"device": "cpu", "inter_threads": 1, "intra_threads": threads or torch.get_num_threads()}
         ctranslate2.set_log_level(logging.ERROR)  # that a CPU computes in float32 what is stored as float16 is what we want

@@ -61,10 +61,14 @@ def recommendation(rows: Sequence[dict], worse: float = WORSE) -> list[str]:
     if not good:
         nearest = min(exported, key=lambda row: row["wer"])
         gap = nearest["wer"] - dense["wer"]
-        said = [f"No format is within {limit} of dense ({dense['wer']:.2%}); the nearest is {nearest['format']}, {gap:+.2%}. Prune less, or recover."]
+        said = [
+            f"No format is within {limit} of dense ({dense['wer']:.2%}); the nearest is {nearest['format']}, {gap:+.2%}. Prune less, or recover."
+        ]
         whole = [row for row in rows if is_dense(row) and row["wer"] <= dense["wer"] + worse and row["bytes"] < dense["bytes"]]
         for best in sorted(whole, key=lambda row: row["bytes"])[:1]:
-            said.append(f"Without pruning, {best['format']} is: {best['bytes']:,} bytes, {best['ratio']:.2f} of dense fp16, WER {best['wer']:.2%}.")
+            said.append(
+                f"Without pruning, {best['format']} is: {best['bytes']:,} bytes, {best['ratio']:.2f} of dense fp16, WER {best['wer']:.2%}."
+            )
         return said
     small, fast = min(good, key=lambda row: row["bytes"]), max(good, key=lambda row: row["rtfx"])
     said = [

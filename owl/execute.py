@@ -29,7 +29,13 @@ def main(notebook: Path, output: Path, run: str, step: str) -> int:
     half.parent.mkdir(parents=True, exist_ok=True)
     try:
         papermill.execute_notebook(
-            str(notebook), str(half), {"run": run}, cwd=str(notebook.parent), progress_bar=False, stderr_file=sys.stderr, kernel_name="python3"
+            str(notebook),
+            str(half),
+            {"run": run},
+            cwd=str(notebook.parent),
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            kernel_name="python3",
         )
     except PapermillExecutionError as error:
         print(f"\nthe notebook with its traceback: {half.relative_to(ROOT)}", file=sys.stderr)

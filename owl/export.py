@@ -100,8 +100,10 @@ def model_card(
     untouched = untouched or "embeddings, convolutions and norms are untouched"
     state = "recovered" if recovered else "pruned"
     gone = "are gone" if smaller else "are zero"
-    size = "The matrices are smaller by them" if smaller else (
-        "The zeros are stored as zeros: this folder is as large as the dense model's and computes as fast"
+    size = (
+        "The matrices are smaller by them"
+        if smaller
+        else ("The zeros are stored as zeros: this folder is as large as the dense model's and computes as fast")
     )
     loading = STOCK if stock else OWN
     return f"""---

@@ -101,7 +101,9 @@ def _papers(run: Run, pruning: dict, measured: dict, stock: bool) -> dict:
         f"target {settings.sparsity:.0%}, calibrated on {pruning['calibration_clips']} clips"
     )
     if recovered := recovery["method"] != "none":
-        recipe += f", then recovered by {recovery['method']} from the dense model ({recovery['steps']} steps, {recovery['minutes']:.1f} minutes)"
+        recipe += (
+            f", then recovered by {recovery['method']} from the dense model ({recovery['steps']} steps, {recovery['minutes']:.1f} minutes)"
+        )
     results = [
         {
             "dataset": row["name"],

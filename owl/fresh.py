@@ -12,4 +12,6 @@ def in_fresh_process(function: Callable, *arguments):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             return pool.submit(function, *arguments).result()
     except BrokenProcessPool as error:
-        raise RuntimeError(f"the process that ran {function.__name__} was killed, most likely for want of memory; use fewer clips") from error
+        raise RuntimeError(
+            f"the process that ran {function.__name__} was killed, most likely for want of memory; use fewer clips"
+        ) from error

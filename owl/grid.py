@@ -91,7 +91,9 @@ def load(path: str | os.PathLike) -> Grid:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
         grid = Grid.model_validate(raw)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a sweep's JSON file, e.g. SWEEP=configs/sweeps/default.json") from None
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give a sweep's JSON file, e.g. SWEEP=configs/sweeps/default.json"
+        ) from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: not valid JSON at line {error.lineno}: {error.msg}; fix it there") from None
     except ValidationError as error:

@@ -25,7 +25,10 @@ from owl.whisper import Block, prompt_tokens
 
 JUDGE_EVERY = 4  # of so many calibration clips the last one judges
 MEASURING_CLIPS = 24  # at most so many clips measure units, once
-SEARCHING_CLIPS, JUDGING_CLIPS = 10, 8  # at most so many measure and judge candidates: a further sparsity costs no more than one pruning run
+SEARCHING_CLIPS, JUDGING_CLIPS = (
+    10,
+    8,
+)  # at most so many measure and judge candidates: a further sparsity costs no more than one pruning run
 OFFSPRING = 6  # candidates of the evolutionary search; more gained little on held-out clips
 DATABASES = ROOT / "runs" / ".databases"
 CODE = ("alps", "calibration", "decoding", "measured", "probe", "search", "solvers", "whisper")  # modules that a database depends on

@@ -133,7 +133,7 @@ def _speakers(transcription: Transcription) -> list[str | None]:
 
 
 def interval(bounds) -> str:
-    """"1.2 % … 3.4 %" of two fractions."""
+    """ "1.2 % … 3.4 %" of two fractions."""
     return f"{bounds[0]:.2%} … {bounds[1]:.2%}"
 
 
@@ -146,6 +146,10 @@ def sentence(result: dict, kl: dict, sparsity: float) -> str:
         f"- **{escape(result['name'])}** ({result['clips']} clips, {result['words']} words): WER {result['dense']['wer']:.2%} dense → "
         f"{result['pruned']['wer']:.2%} at {sparsity:.1%} sparsity; the difference is {result['difference']:+.2%} "
         f"({interval((low, high))}): {verdict}. Divergence {kl['kl'] if kl['kl'] is not None else float('nan'):.4f} nats per token. "
-        + (f"{broken} transcripts hit the token cap or repeat themselves." if broken else "No transcript ran into the token cap or repeats itself.")
+        + (
+            f"{broken} transcripts hit the token cap or repeat themselves."
+            if broken
+            else "No transcript ran into the token cap or repeats itself."
+        )
         + (f" {result['cut_at_silences']} clips were longer than the window and cut at silences." if result["cut_at_silences"] else "")
     )

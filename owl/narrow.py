@@ -94,7 +94,9 @@ def _dropped(every: Sequence[Block], sparsities: Mapping[str, float]) -> set[str
     gone = [block for block in every if block.linears and _target(block, sparsities) >= WHOLE]
     for block in gone:
         if len(block.linears) < sum(len(unit.linears) for unit in units(block.module)):
-            raise ValueError(f"{block.name} is to lose all its targeted weights, but not all its linears are targeted; target them or prune less")
+            raise ValueError(
+                f"{block.name} is to lose all its targeted weights, but not all its linears are targeted; target them or prune less"
+            )
         if all(other in gone for other in every if other.in_decoder == block.in_decoder):
             raise ValueError(f"all blocks of the {block.name.split('.')[0]} are to be dropped; lower the sparsity so that one stays")
     return {block.name for block in gone}
@@ -117,7 +119,9 @@ def _budgets(blocks: Sequence[Block], sparsities: Mapping[str, float], structure
     for side in (False, True) if equal else ():
         names = [block.name for block in blocks if block.in_decoder == side]
         if len({most[name] for name in names}) > 1:
-            raise ValueError("equal_widths needs the blocks of a stack targeted alike; change target_modules and excluded_modules, or drop it")
+            raise ValueError(
+                "equal_widths needs the blocks of a stack targeted alike; change target_modules and excluded_modules, or drop it"
+            )
         wanted |= dict.fromkeys(names, sum(wanted[name] for name in names) / max(1, len(names)))
     return dict(zip(wanted, fit_budgets(list(wanted.values()), list(most.values()))))
 

@@ -40,7 +40,8 @@ def grid_legend(table: pd.DataFrame, ax: Axes) -> Axes:
     """What the colours (methods) and line styles (allocations) of `grid_lines` mean, beside the axes."""
     handles = [Line2D([], [], color=METHOD_COLORS[name], label=name) for name in table.method.unique()]
     handles += [
-        Line2D([], [], color="0.3", linestyle=ALLOCATION_STYLES[name], marker=MARKERS[name], label=name) for name in table.allocation.unique()
+        Line2D([], [], color="0.3", linestyle=ALLOCATION_STYLES[name], marker=MARKERS[name], label=name)
+        for name in table.allocation.unique()
     ]
     ax.legend(handles=handles, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return ax

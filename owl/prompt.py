@@ -12,7 +12,7 @@ FIX = "copy generation_config.json from the openai/whisper-* model that it was t
 
 
 def language_code(language: str) -> str:
-    """"en" of "en", "English" or "<|en|>"; what is no language is returned in lower case for the caller to refuse."""
+    """ "en" of "en", "English" or "<|en|>"; what is no language is returned in lower case for the caller to refuse."""
     plain = language.strip().removeprefix("<|").removesuffix("|>").lower()
     return TO_LANGUAGE_CODE.get(plain, plain)
 

@@ -52,14 +52,24 @@ def lessons_of(config: Config, teacher, processor, labels: Labels) -> Lessons | 
     return Lessons(learned, held_out, distill.lessons(teacher, processor, examples, language=labels.language, batch_size=size))
 
 
-def recover(run: Run, lessons: Lessons | None, student, teacher, processor, every: Sequence[Block], number: int = 1, *, sparsity: float) -> dict:
+def recover(
+    run: Run, lessons: Lessons | None, student, teacher, processor, every: Sequence[Block], number: int = 1, *, sparsity: float
+) -> dict:
     """Train the model that round `number` pruned, in place (blocks `every`, with their targeted linears), and say what came of it.
 
     Training is in float32 whatever the model's precision. Before the last round it is `pruning_frequency` passes long. Returns
     {"round", "method", "sparsity", "steps", "seconds", "held_out_kl_before", "held_out_kl_after", "curve", "blocks"}: `curve` rows
     {"step", "minutes", "kl"} in nats per token, `blocks` the errors of blockwise recovery. Without lessons nothing is done: steps is 0.
     """
-    row = {"round": number, "method": run.config.pruning.recovery, "sparsity": sparsity, "steps": 0, "seconds": 0.0, "curve": [], "blocks": []}
+    row = {
+        "round": number,
+        "method": run.config.pruning.recovery,
+        "sparsity": sparsity,
+        "steps": 0,
+        "seconds": 0.0,
+        "curve": [],
+        "blocks": [],
+    }
     if lessons is None:
         return row | {"held_out_kl_before": None, "held_out_kl_after": None}
     precision = next(student.parameters()).dtype

@@ -59,7 +59,11 @@ def prepare(config_path: str | os.PathLike, overrides: Mapping[str, object], run
 def fingerprints(config: Config) -> dict[str, str]:
     """Which files the local model and dataset folders hold (names, sizes, times), hashed: a changed input is a changed run."""
     datasets = [config.pruning.calibration.dataset, *config.evaluation.datasets]
-    folders = [Path(name) for name in (config.model.name, *config.output.compare_with, *(entry.path for entry in datasets)) if name and Path(name).is_dir()]
+    folders = [
+        Path(name)
+        for name in (config.model.name, *config.output.compare_with, *(entry.path for entry in datasets))
+        if name and Path(name).is_dir()
+    ]
     found = {}
     for folder in folders:
         files = sorted(path for path in folder.rglob("*") if path.is_file())

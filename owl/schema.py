@@ -31,9 +31,7 @@ Metric = Annotated[str, one_of("wer", "character_error_rate", aliases={"cer": "c
 Format = Annotated[str, one_of("hf", "compact", "compact-int8", "onnx", "onnx-int8", "ct2", "ct2-int8")]
 WITH_INT8 = ("compact", "onnx", "ct2")
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-Device = Annotated[
-    str, check(re.compile(r"auto|cuda(:[0-9]+)?|mps|cpu").fullmatch, "must be one of auto, cuda, cuda:0 (1, …), mps, cpu")
-]
+Device = Annotated[str, check(re.compile(r"auto|cuda(:[0-9]+)?|mps|cpu").fullmatch, "must be one of auto, cuda, cuda:0 (1, …), mps, cpu")]
 Off = Annotated[bool, check(lambda value: not value, "is not available yet; use false")]
 Positive = Annotated[float, check(lambda value: value > 0, "must be above 0")]
 
@@ -130,8 +128,7 @@ class Pruning(Section):
         alias = data.pop("weight_importance_method", None)
         if alias is not None and data.setdefault("method", alias) != alias:
             raise ValueError(
-                f"method is {json.dumps(data['method'])} but its alias weight_importance_method is {json.dumps(alias)}; "
-                "remove one of them"
+                f"method is {json.dumps(data['method'])} but its alias weight_importance_method is {json.dumps(alias)}; remove one of them"
             )
         if fixed := parse_pattern(data.get("pruning_pattern")):
             data.setdefault("sparsity", 1 - fixed[0] / fixed[1])
@@ -173,7 +170,9 @@ class Pruning(Section):
         if gradual and (self.recovery == "none" or self.pruning_iterations == 1):
             lacking = 'a recovery: set recovery to "blockwise" or "distill" (RECOVERY=distill)'
             lacking = lacking if self.recovery == "none" else "rounds: set pruning_iterations to at least 2"
-            raise ValueError(f'pruning_schedule "{self.pruning_schedule}" prunes and recovers in turn and needs {lacking}, or use "one_shot"')
+            raise ValueError(
+                f'pruning_schedule "{self.pruning_schedule}" prunes and recovers in turn and needs {lacking}, or use "one_shot"'
+            )
         if gradual and self.pattern != "unstructured":
             raise ValueError(
                 f'pruning_pattern {self.pattern} has no sparsities in between, so pruning_schedule cannot be "{self.pruning_schedule}"; '

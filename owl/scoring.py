@@ -64,9 +64,7 @@ def normalize(texts: Sequence[str], normalizer: str) -> list[str]:
     return [" ".join(apply(text).split()) for text in texts]
 
 
-def clip_errors(
-    references: Sequence[str], hypotheses: Sequence[str], normalizer: str = "english"
-) -> tuple[np.ndarray, np.ndarray]:
+def clip_errors(references: Sequence[str], hypotheses: Sequence[str], normalizer: str = "english") -> tuple[np.ndarray, np.ndarray]:
     """(errors, reference words) of every clip after normalisation: two integer arrays of shape (clips,)."""
     aligned = jiwer.process_words(*_normalized_pairs(references, hypotheses, normalizer))
     errors = [sum(_length(chunk) for chunk in chunks if chunk.type != "equal") for chunks in aligned.alignments]

@@ -147,9 +147,7 @@ class Trials:
         return found
 
 
-def search(
-    database: Database, probe: Probe, starts: Mapping[str, Sequence[float]], *, offspring: int, seed: int = 0
-) -> list[dict]:
+def search(database: Database, probe: Probe, starts: Mapping[str, Sequence[float]], *, offspring: int, seed: int = 0) -> list[dict]:
     """{"name", "sparsities" (per unit), "kl"} of every start and, last, of what evolved from the best of them; all of one budget.
 
     Each offspring moves the same number of weights from one unit's budget to another's; it survives when the assembled model diverges less.

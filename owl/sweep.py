@@ -107,7 +107,16 @@ def execute(sweep: str, job: str, folder: str, threads: int | None) -> Outcome:
     target = Path(folder) / "jobs"
     target.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    command = [sys.executable, "-m", "papermill", "--cwd", str(NOTEBOOK.parent), "--no-progress-bar", str(NOTEBOOK), str(target / f"{job}.ipynb")]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "--cwd",
+        str(NOTEBOOK.parent),
+        "--no-progress-bar",
+        str(NOTEBOOK),
+        str(target / f"{job}.ipynb"),
+    ]
     log = target / f"{job}.log"
     with log.open("w", encoding="utf-8") as stream:
         parameters = ["-r", "sweep", os.path.abspath(sweep), "-r", "job", job]

@@ -93,7 +93,7 @@ def load(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = tor
 
 
 def choose_device(wanted: str, use_mps: bool = True) -> torch.device:
-    """"auto" prefers CUDA, then Apple MPS (unless `use_mps` is false), then the CPU. ConfigError for a device that is not here."""
+    """ "auto" prefers CUDA, then Apple MPS (unless `use_mps` is false), then the CPU. ConfigError for a device that is not here."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if wanted == "auto":
         return torch.device("cuda" if cuda else "mps" if mps and use_mps else "cpu")

@@ -93,7 +93,9 @@ def test_faster_whisper_loads_and_transcribes_the_folder_of_a_30_second_model(tm
     export_ct2(model, processor, tmp_path)
     assert loads_in(model) == "faster-whisper, ctranslate2"
     whisper = faster_whisper.WhisperModel(str(tmp_path), device="cpu", compute_type="float32", cpu_threads=1)
-    segments, _ = whisper.transcribe(np.pad(clip.audio, (0, window_samples(processor) - len(clip.audio))), beam_size=1, without_timestamps=True, temperature=0.0)
+    segments, _ = whisper.transcribe(
+        np.pad(clip.audio, (0, window_samples(processor) - len(clip.audio))), beam_size=1, without_timestamps=True, temperature=0.0
+    )
     (said,) = torch_decoder(model, processor)([clip.audio])
     assert " ".join(one.text.strip() for one in segments) == processor.tokenizer.decode(said.tokens, skip_special_tokens=True).strip()
 

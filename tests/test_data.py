@@ -87,7 +87,7 @@ def test_offset_and_duration_cut_segments_with_ids_of_their_own(tmp_path):
 def test_files_outside_the_folder_may_be_named(tmp_path):
     write_clip(tmp_path / "other" / "a.wav", 4)
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "metadata.csv").write_text("\ufefffile_name,text\r\n../other/a.wav,\"one, two\"\r\n")
+    (tmp_path / "mine" / "metadata.csv").write_text('\ufefffile_name,text\r\n../other/a.wav,"one, two"\r\n')
     clip = load(tmp_path / "mine").clips[0]
     assert (clip.text, number_of(clip)) == ("one, two", 4)
 
@@ -127,7 +127,7 @@ def common_voice(folder):
     for i in range(4):
         write_clip(folder / "clips" / f"common_voice_xx_{i}.mp3", 10 * i)
     for split, chosen in (("test", [0, 2]), ("validated", [0, 1, 2, 3])):
-        rows = [f"speaker{i}\tcommon_voice_xx_{i}.mp3\tShe said \"{i}\".\t2" for i in chosen]
+        rows = [f'speaker{i}\tcommon_voice_xx_{i}.mp3\tShe said "{i}".\t2' for i in chosen]
         (folder / f"{split}.tsv").write_text("\n".join(["client_id\tpath\tsentence\tup_votes"] + rows) + "\n")
     return folder
 

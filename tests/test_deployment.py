@@ -26,7 +26,13 @@ ONNX = row("dense onnx", 2000, 0.10, 40.0, "onnxruntime")
 
 
 def test_the_smallest_and_the_fastest_within_a_point_are_named():
-    rows = [DENSE, ONNX, row("compact", 400, 0.1099, 50.0), row("onnx-int8", 600, 0.105, 80.0, "onnxruntime"), row("ct2-int8", 300, 0.12, 99.0, "ctranslate2")]
+    rows = [
+        DENSE,
+        ONNX,
+        row("compact", 400, 0.1099, 50.0),
+        row("onnx-int8", 600, 0.105, 80.0, "onnxruntime"),
+        row("ct2-int8", 300, 0.12, 99.0, "ctranslate2"),
+    ]
     small, fast = deployment.recommendation(rows)
     assert small == "Smallest within +1 % WER: compact, 400 bytes, 0.40 of dense fp16, WER 10.99% against 10.00%."
     assert fast == "Fastest within +1 % WER: onnx-int8, 80.0× real time, 1.60 times dense fp16 in PyTorch, WER 10.50%."
@@ -46,7 +52,9 @@ def test_what_is_neither_smaller_nor_faster_is_said_to_be_neither():
 
 def test_an_unpruned_format_that_does_as_well_is_named_too():
     unpruned = row("dense onnx-int8", 350, 0.101, 79.0, "onnxruntime")
-    said = deployment.recommendation([DENSE, ONNX, unpruned, row("compact", 400, 0.1, 50.0), row("onnx-int8", 600, 0.1, 80.0, "onnxruntime")])
+    said = deployment.recommendation(
+        [DENSE, ONNX, unpruned, row("compact", 400, 0.1, 50.0), row("onnx-int8", 600, 0.1, 80.0, "onnxruntime")]
+    )
     assert said[2:] == [
         "Without pruning, dense onnx-int8 is no larger: 350 bytes, WER 10.10%.",
         "Without pruning, dense onnx-int8 is as fast: 79.0× real time, WER 10.10%.",
@@ -108,7 +116,11 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
     assert written == {"compact": tmp_path / "mine" / "compact"} and not (tmp_path / "mine" / "ct2").exists()
     found = format_rows.measure_row("compact", written["compact"], run, model, model, processor, datasets)
     assert found["same_weights"] is True and found["same_text"] == 1.0
-    assert (ROOT / found["path"]).resolve() == written["compact"].resolve() and found["loads_in"] == "owl.load" and found["wer_interval"][0] <= found["wer"]
+    assert (
+        (ROOT / found["path"]).resolve() == written["compact"].resolve()
+        and found["loads_in"] == "owl.load"
+        and found["wer_interval"][0] <= found["wer"]
+    )
     rows = format_rows.dense_rows(["compact"], run, model, processor, datasets)
     assert [one["format"] for one in rows] == ["dense fp16", "dense demo"]
     assert [one["bytes"] for one in rows] == [formats.dense_bytes(model)] * 2
@@ -150,7 +162,9 @@ def test_the_transposed_embedding_becomes_a_constant_and_the_int8_folder_decodes
     for name in ("encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"):
         graph = onnx.load(rounded / name).graph
         assert "MatMulInteger" in {node.op_type for node in graph.node}
-        assert not [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in {one.name for one in graph.initializer}]
+        assert not [
+            node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in {one.name for one in graph.initializer}
+        ]
     assert sorted(path.name for path in rounded.iterdir()) == sorted(path.name for path in plain.iterdir())
     features = torch.randn(3, 8, 40)
     difference = OnnxWhisper(rounded).encode(features) - OnnxWhisper(plain).encode(features)

@@ -46,7 +46,16 @@ def shown(notebook: str, marker: str, names: dict) -> str:
     (source,) = [cell.source for cell in cells if cell.cell_type == "code" and marker in cell.source]
     *body, last = source.rstrip().rstrip(";").splitlines()
     outputs = []
-    names = names | {"pd": pd, "display": outputs.append, "HTML": HTML, "Markdown": Markdown, "measures": measures, "scoring": scoring, "record": record, "origin": origin}
+    names = names | {
+        "pd": pd,
+        "display": outputs.append,
+        "HTML": HTML,
+        "Markdown": Markdown,
+        "measures": measures,
+        "scoring": scoring,
+        "record": record,
+        "origin": origin,
+    }
     last = last if last.startswith(("display(", " ")) else f"display({last})"
     exec("\n".join([*body, last]), names)
     return "".join(output.to_html() if hasattr(output, "to_html") else output.data for output in outputs)

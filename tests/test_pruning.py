@@ -31,7 +31,9 @@ def test_every_linear_reaches_its_target(method):
     model = tiny.make_model()
     rows = prune(model, 0.6, method=method)
     assert len(rows) == 32
-    slack = {"wanda": 1 / 16, "magnitude": 1 / 256, "alps": 1 / 256, "sparsegpt": 1 / 256}[method]  # one weight per row, matrix, column block
+    slack = {"wanda": 1 / 16, "magnitude": 1 / 256, "alps": 1 / 256, "sparsegpt": 1 / 256}[
+        method
+    ]  # one weight per row, matrix, column block
     for row in rows:
         assert row.target_sparsity == 0.6 and abs(row.sparsity - 0.6) <= slack
         assert 0 < row.error < 1
@@ -102,7 +104,9 @@ def test_a_refitted_bias_restores_the_mean_output(method):
     model, dense = tiny.make_model(), tiny.make_model()
     first = whisper.blocks(model)[:1]
     pruning.prune(model, first, batches_of(model), pruning.spread(first, [0.6]), method=method, bias_refit=True)
-    for block, statistics in calibration.walk(dense, whisper.blocks(dense)[:1], batches_of(dense), gram=True, modified=False, description="dense"):
+    for block, statistics in calibration.walk(
+        dense, whisper.blocks(dense)[:1], batches_of(dense), gram=True, modified=False, description="dense"
+    ):
         for before, after in zip(block.linears, first[0].linears):
             if before.module.bias is None:
                 continue

@@ -90,17 +90,58 @@ def test_a_page_escapes_text_and_fetches_nothing(page):
 
 
 def test_the_index_escapes_dataset_names_and_states_the_computed_values():
-    one = {"wer": 0.1, "cer": 0.05, "wer_interval": [0.05, 0.15], "insertions": 1, "deletions": 2, "substitutions": 3, "rtfx": 9.0, "cap_hits": 0}
+    one = {
+        "wer": 0.1,
+        "cer": 0.05,
+        "wer_interval": [0.05, 0.15],
+        "insertions": 1,
+        "deletions": 2,
+        "substitutions": 3,
+        "rtfx": 9.0,
+        "cap_hits": 0,
+    }
     dataset = {"name": "<script>x</script>", "clips": 3, "words": 60, "dense": one, "pruned": one | {"wer": 0.25}, "difference": 0.15}
     dataset |= {"difference_interval": [0.1, 0.2], "kl": 0.0123}
-    export = {"format": "hf", "runtime": "pytorch", "path": "mine/hf", "bytes": 1234567, "ratio": 1.04, "wer": 0.25, "rtfx": 8.0, "loads_in": "<b>"}
+    export = {
+        "format": "hf",
+        "runtime": "pytorch",
+        "path": "mine/hf",
+        "bytes": 1234567,
+        "ratio": 1.04,
+        "wer": 0.25,
+        "rtfx": 8.0,
+        "loads_in": "<b>",
+    }
     dense_export = {"format": "dense fp16", "runtime": "pytorch", "bytes": 2345678, "ratio": 1.0, "wer": 0.1, "rtfx": 9.0}
-    others = {"dense_exports": [dense_export], "not_exported": [{"format": "ct2", "reason": "<i>heads</i>"}], "recommendation": ["<u>ship</u>"]}
+    others = {
+        "dense_exports": [dense_export],
+        "not_exported": [{"format": "ct2", "reason": "<i>heads</i>"}],
+        "recommendation": ["<u>ship</u>"],
+    }
     facts = {"git_commit": None, "packages": {"torch": "2"}, "python": "3", "platform": "p", "device": "cpu", "seed": 0, "config": {}}
-    summary = {"model": "m", "sparsity_prunable": 0.4957, "sparsity_model": 0.4, "target_sparsity": 0.5, "method": "wanda", "allocation": "owl"}
-    summary |= {"recovery": "none", "pattern": "unstructured", "seconds": {"01": 1.0, "02": 2.0}, "peak_rss_bytes": 2e9, "datasets": [dataset]}
+    summary = {
+        "model": "m",
+        "sparsity_prunable": 0.4957,
+        "sparsity_model": 0.4,
+        "target_sparsity": 0.5,
+        "method": "wanda",
+        "allocation": "owl",
+    }
+    summary |= {
+        "recovery": "none",
+        "pattern": "unstructured",
+        "seconds": {"01": 1.0, "02": 2.0},
+        "peak_rss_bytes": 2e9,
+        "datasets": [dataset],
+    }
     figures = {"layer_allocation": "", "deployment": ""}
-    text = report.render_index("mine", summary | others | {"exports": [export], "provenance": facts}, 1.5, figures, [{"file": "a.html", "title": "A?", "seconds": 1}])
+    text = report.render_index(
+        "mine",
+        summary | others | {"exports": [export], "provenance": facts},
+        1.5,
+        figures,
+        [{"file": "a.html", "title": "A?", "seconds": 1}],
+    )
     assert "<script" not in text and "&lt;script&gt;x" in text
     assert all(words in text for words in ("10.00 %", "25.00 %", "+15.00 %", "49.57 %", "1,234,567 bytes", "0.0123", "2.00 GB"))
     assert all(words in text for words in ("dense fp16", "2,345,678", "not written: &lt;i&gt;heads", "&lt;u&gt;ship", "&lt;b&gt;"))

@@ -67,9 +67,7 @@ def test_an_empty_reference_beside_others_adds_insertions():
     assert (result.insertions, result.words, result.wer) == (2, 2, 1)
 
 
-@pytest.mark.parametrize(
-    "references, hypotheses, rate", [([""], [""], 0), ([""], ["x y"], 1), (["[um]"], ["(x)"], 0), ([], [], 0)]
-)
+@pytest.mark.parametrize("references, hypotheses, rate", [([""], [""], 0), ([""], ["x y"], 1), (["[um]"], ["(x)"], 0), ([], [], 0)])
 def test_without_reference_words_the_rate_is_zero_or_one(references, hypotheses, rate):
     result = score(references, hypotheses)
     assert (result.wer, result.cer, result.words) == (rate, rate, 0)

@@ -52,7 +52,9 @@ def test_a_probe_of_the_dense_weights_is_zero_and_of_others_is_the_whole_models_
     found, total, count = probe.divergence({linear.name: changed}), 0.0, 0
     for batch, index in zip(batches(model), (0, 2)):
         part = tiny.make_clips(4)[index : index + 2]
-        features = tiny.make_processor().feature_extractor([clip.audio for clip in part], sampling_rate=16000, return_tensors="pt").input_features
+        features = (
+            tiny.make_processor().feature_extractor([clip.audio for clip in part], sampling_rate=16000, return_tensors="pt").input_features
+        )
         rows = [[1, 37, *[5 + i, 9, 7 + i][: 2 + i % 2]] for i in (index, index + 1)]
         for features_of_one, row in zip(features, rows):
             logs = []

@@ -41,7 +41,12 @@ def sweep_file(tmp_path, monkeypatch):
         "evaluation": {"datasets": [{"name": "e", "path": str(tmp_path / "evaluation")}], "max_new_tokens": 6},
     }
     (tmp_path / "tiny.json").write_text(json.dumps(config))
-    wanted = {"models": {"tiny": "tiny.json"}, "methods": ["wanda", "sparsegpt"], "allocations": ["uniform", "owl"], "sparsities": SPARSITIES}
+    wanted = {
+        "models": {"tiny": "tiny.json"},
+        "methods": ["wanda", "sparsegpt"],
+        "allocations": ["uniform", "owl"],
+        "sparsities": SPARSITIES,
+    }
     path = tmp_path / "small.json"
     path.write_text(json.dumps(wanted))
     monkeypatch.setattr(grid, "ROOT", tmp_path)
