@@ -19,7 +19,8 @@ def prune(
 ) -> list[pruning.PrunedLinear]:
     """Prune `model` in place and say what happened, per linear, or per attention and feed-forward part where whole heads and neurons go.
 
-    `sparsities` and, where mixed, `patterns` by linear name; dropping whole layers decides the sparsities anew. ValueError for a target that the structures cannot meet.
+    `sparsities` and, where mixed, `patterns` by linear name; dropping whole layers decides the sparsities anew. ValueError for a target that
+    the structures cannot meet.
     """
     settings, batches = config.pruning, calibration_batches(config, model, processor, labels)
     if settings.pattern != "structured":

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from owl import config, deployment, experiment, format_rows, formats, measure_format
-from owl.data import Dataset
 from owl.export import UnsupportedFormat
 from owl.fresh import in_fresh_process
 from owl.measure_format import measure, weights_digest
