@@ -8,9 +8,7 @@ pruning works in place, and nothing keeps the dense ones.
 
 import argparse
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,6 +17,7 @@ from transformers import GenerationConfig, WhisperConfig, WhisperFeatureExtracto
 
 from owl import calibration, pruning, record, whisper
 from owl.data import RATE, Clip
+from owl.fresh import in_fresh_process
 
 METHODS = ("wanda", "sparsegpt")
 TOKENS, SPARSITY = 40, 0.5  # text tokens a clip
@@ -31,17 +30,18 @@ SHAPES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth")
-    parser.add_argument("shapes", nargs="*", default=list(SHAPES), help=", ".join(SHAPES))
+    parser.add_argument("shapes", nargs="*", help=", ".join(SHAPES))
     parser.add_argument("--blocks", type=int, help="of each stack; default all")
     parser.add_argument("--clips", type=int, default=8, help="of 30 s")
     options = parser.parse_args()
+    if unknown := set(options.shapes) - set(SHAPES):
+        parser.error(f"unknown shape {', '.join(sorted(unknown))}; use {', '.join(SHAPES)}")
     print(f"{options.clips} clips of 30 s, sparsity {SPARSITY}, {torch.get_num_threads()} threads; weights in float32")
     columns = ("encoder s/block", "decoder s/block", "all blocks s", "peak GB", "peak/weights")
     print(f"{'shape':15s} {'method':10s} {'weights GB':>11s}" + "".join(f"{name:>17s}" for name in columns))
-    for shape in options.shapes:
+    for shape in options.shapes or SHAPES:
         for method in METHODS:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                pool.submit(job, shape, method, options.blocks, options.clips).result()
+            in_fresh_process(job, shape, method, options.blocks, options.clips)
 
 
 def job(shape: str, method: str, most: int | None, clips: int) -> None:

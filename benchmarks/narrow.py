@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from owl import analysis, calibration, decoding, evaluation, experiment, formats, oneshot, outliers, whisper
+from owl import analysis, decoding, evaluation, experiment, format_rows, oneshot, whisper
 from owl.config import load
 from owl.onnx_model import OnnxWhisper, export_onnx
 
@@ -47,9 +47,10 @@ def pruned(config, allocation: str, structures: list[str]):
     count = sum(block.weight_count for block in every)
     labels = experiment.calibration_labels(config, model, processor, experiment.calibration_set(config))
     batches = experiment.calibration_batches(config, model, processor, labels)
-    walk = calibration.walk(model, every, batches, gram=False, modified=False, description="outliers")
-    ratios = [outliers.outlier_ratio(analysis.pooled_scores(block, found), config.pruning.outlier_hyper_m) for block, found in walk]
-    rows = oneshot.prune(config, model, processor, every, labels, analysis.chosen_sparsities(config, every, ratios))
+    settings = config.pruning
+    ratios, medians = analysis.ratios_and_medians(model, every, batches, settings.outlier_hyper_m)
+    guides = analysis.Guides(every, ratios, medians, settings.outlier_hyper_lambda, settings.outlier_hyper_m)
+    rows = oneshot.prune(config, model, processor, every, labels, analysis.chosen_sparsities(config, guides))
     return model, oneshot.removed_weights(rows) / count
 
 
@@ -80,7 +81,7 @@ def wer(config, model, processor) -> float:
     for dataset in datasets:
         decode = decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=settings.max_new_tokens)
         said.append(evaluation.transcribe(decode, processor, dataset.clips, batch_size=settings.batch_size))
-    return formats.pooled_wer(said, [experiment.normalizer_of(config, model, dataset) for dataset in datasets])
+    return format_rows.pooled(said, [experiment.normalizer_of(config, model, dataset) for dataset in datasets])[0]
 
 
 if __name__ == "__main__":

@@ -84,4 +84,4 @@ def refit(dense: Float[Tensor, "out in"], gram: Float[Tensor, "in in"], mask: Bo
         weight, residual = weight + step * direction, residual - step * curved
         size, before = residual.square().sum(1, keepdim=True), size
         direction = residual + size / before.clamp(min=torch.finfo(gram.dtype).tiny) * direction
-    return weight
+    return weight.where(mask, 0)  # no negative zeros, which a bitmask would keep

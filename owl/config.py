@@ -1,7 +1,7 @@
 """Read a config file, apply Make's overrides, and say clearly what is wrong with either. The keys are in `owl.schema`.
 
 Relative paths: in a file from the file's folder, in an override from the current folder, in a run's own config.json from the
-repository root. Whether datasets exist is checked where they are loaded; of models, only a `model.name` that can be nothing but a
+repository root. Whether datasets exist is checked where they are loaded; of models, only a name that can be nothing but a
 missing folder is refused here.
 """
 
@@ -59,13 +59,14 @@ def load(path: str | os.PathLike, overrides: Mapping[str, object] | None = None)
     _resolve_paths(raw, base)
     _apply(raw, given)
     config = _validate(raw, path, given)
-    name = config.model.name
-    if os.path.isabs(name) and not os.path.isdir(name):
-        where = f"MODEL={given['model']}" if "model" in given else f"{path}: model.name"
-        problem = "is a file, not a model folder" if os.path.exists(name) else "does not exist"
-        raise ConfigError(
-            f"{where}: {name} {problem}; give a Whisper folder or a Hub id such as openai/whisper-tiny (make demo-model builds models/demo)"
-        )
+    first = f"MODEL={given['model']}" if "model" in given else f"{path}: model.name"
+    models = [(first, config.model.name), *((f"{path}: output.compare_with", name) for name in config.output.compare_with)]
+    for where, name in models:
+        if os.path.isabs(name) and not os.path.isdir(name):
+            problem = "is a file, not a model folder" if os.path.exists(name) else "does not exist"
+            raise ConfigError(
+                f"{where}: {name} {problem}; give a Whisper folder or a Hub id such as openai/whisper-tiny (make demo-model builds models/demo)"
+            )
     return config
 
 

@@ -94,7 +94,7 @@ class Ct2Whisper:
         try:
             self._model = ctranslate2.models.Whisper(str(folder), **options)
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"ctranslate2 cannot load '{folder}': {error}\\nExport the folder again with FORMATS=ct2") from error
+            raise ModelError(f"ctranslate2 cannot load '{folder}': {error}\nExport the folder again with FORMATS=ct2") from error
 
     def encode(self, features: Tensor) -> np.ndarray:
         """Log-mel features (clips, mel bins, 2·frames) → the encoder's output (clips, frames, d)."""

@@ -1,6 +1,6 @@
 """The deployment table in words: which format to ship, what is faster and what is not. Rows in, sentences out; every number comes from a row.
 
-Rows are those of `owl.formats`: {"format", "runtime", "bytes", "ratio", "wer", "rtfx", …}, fractions and bytes; a format that starts with "dense"
+Rows are those of `owl.format_rows`: {"format", "runtime", "device", "bytes", "ratio", "wer", "rtfx", …}, fractions and bytes; a format that starts with "dense"
 is the unpruned model, "dense fp16" the one that all are compared with.
 """
 
@@ -17,6 +17,7 @@ COLUMNS = {  # of the table that a reader sees: key → (title, format)
     "ratio": ("of dense fp16", "{:.2f}"),
     "wer": ("WER", "{:.2%}"),
     "interval": ("95 % interval, %", "{}"),
+    "device": ("on", "{}"),
     "rtfx": ("× real time", "{:.1f}"),
     "speedup": ("× dense, same runtime", "{:.2f}"),
     "first_token_seconds": ("first token, ms", "{:.0f}"),
@@ -35,7 +36,7 @@ def is_dense(row: dict) -> bool:
 def speedup(row: dict, rows: Sequence[dict]) -> float | None:
     """How many times as fast as the dense model in the same runtime (its float form) a row is; None where that was not measured."""
     same = [one for one in rows if is_dense(one) and one["runtime"] == row["runtime"] and not one["format"].endswith("int8")]
-    return row["rtfx"] / same[0]["rtfx"] if same else None
+    return row["rtfx"] / same[0]["rtfx"] if same and same[0]["rtfx"] else None
 
 
 def table(rows: Sequence[dict], refused: Sequence[dict] = ()):
@@ -74,10 +75,22 @@ def recommendation(rows: Sequence[dict], worse: float = WORSE) -> list[str]:
     said = [
         f"Smallest within {limit}: {small['format']}, {small['bytes']:,} bytes, {small['ratio']:.2f} of dense fp16, WER {small['wer']:.2%} "
         f"against {dense['wer']:.2%}" + ("." if small["ratio"] < 1 else "; it is not smaller than dense."),
-        f"Fastest within {limit}: {fast['format']}, {fast['rtfx']:.1f}× real time, {fast['rtfx'] / dense['rtfx']:.2f} times dense fp16 in PyTorch, "
-        f"WER {fast['wer']:.2%}" + ("." if fast["rtfx"] > FASTER * dense["rtfx"] else "; it is not faster than dense."),
+        f"Fastest within {limit}: {fast['format']}, {fast['rtfx']:.1f}× real time{_on(fast, rows)}, {_beside(fast, dense, rows)}",
     ]
     return said + _unpruned(rows, dense["wer"] + worse, small, fast)
+
+
+def _on(row: dict, rows: Sequence[dict]) -> str:
+    """Where a row was computed, if not all were computed there."""
+    return f" on {row['device']}" if len({one["device"] for one in rows}) > 1 else ""
+
+
+def _beside(fast: dict, dense: dict, rows: Sequence[dict]) -> str:
+    """The rest of the sentence on the fastest format: how fast dense is, where it was timed beside it."""
+    if dense["rtfx"] is None:
+        return f"WER {fast['wer']:.2%}; dense was not timed beside it, 03_evaluation times both."
+    ending = "." if fast["rtfx"] > FASTER * dense["rtfx"] else "; it is not faster than dense."
+    return f"{fast['rtfx'] / dense['rtfx']:.2f} times dense fp16 in PyTorch{_on(dense, rows)}, WER {fast['wer']:.2%}{ending}"
 
 
 def _unpruned(rows: Sequence[dict], limit: float, small: dict, fast: dict) -> list[str]:

@@ -22,7 +22,6 @@ processor = WhisperProcessor.from_pretrained("path/of/this/folder")"""
 OWN = """import owl  # layers of different widths, which plain transformers cannot load
 
 model, processor = owl.load("path/of/this/folder")"""
-DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 class UnsupportedFormat(ValueError):

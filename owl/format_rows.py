@@ -1,10 +1,12 @@
 """Rows of the deployment table: what a user gets who loads an exported folder, and the dense model beside it.
 
 Every exported folder is measured in a process of its own (`owl.measure_format`). So is the dense model, in PyTorch and in every other runtime
-that a format needs; only where nothing but `hf` is exported, the transcripts of 03_evaluation stand for it (the same runtime, the same graph).
+that a format needs. Only where nothing but `hf` is exported, the transcripts of 03_evaluation stand for its words; its speed is left to that page,
+which times both models in one process.
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +20,11 @@ from owl.experiment import normalizer_of, transcripts
 from owl.formats import dense_bytes, loads_in, save, stored_dtype
 from owl.fresh import in_fresh_process
 from owl.intervals import wer_interval
-from owl.measure_format import Measured, measure, weights_digest
+from owl.measure_format import Measured, measure, runtime_of, weights_digest
 from owl.measures import pairs
 from owl.paths import ROOT
 from owl.record import Run, folder_bytes
 from owl.scoring import clip_errors
-
-DENSE_TOO = ("onnx", "onnx-int8", "ct2", "ct2-int8")  # formats in which the dense model is measured beside the pruned one
 
 
 def measure_row(name: str, folder: Path, run: Run, pruned, original, processor, datasets: Sequence[Dataset]) -> dict:
@@ -34,22 +34,32 @@ def measure_row(name: str, folder: Path, run: Run, pruned, original, processor, 
     memory = [transcripts(run, "pruned", pruned, processor, dataset) for dataset in datasets]
     texts = [(a.hypothesis, b.hypothesis) for one, other in zip(found.said, memory) for a, b in zip(one.transcripts, other.transcripts)]
     compared = found.weights is not None and not name.endswith("-int8")
+    if compared and found.weights != weights_digest(pruned, stored):
+        shutil.rmtree(folder)
+        raise RuntimeError(f"{folder} did not hold the weights that are in memory, and was removed: a fault of the export as {name}; report it")
     return {
         **_row(name, found, folder_bytes(folder), run, original, datasets),
         "path": os.path.relpath(folder, ROOT),
         "same_text": sum(a == b for a, b in texts) / len(texts),
-        "same_weights": found.weights == weights_digest(pruned, stored) if compared else None,
+        "same_weights": True if compared else None,
         "loads_in": loads_in(name, pruned),
     }
 
 
+def dense_twins(wanted: Sequence[str]) -> list[str]:
+    """Formats in which the dense model is measured beside `wanted`: the same, the float form of their runtime, and int8 beside compact."""
+    names = [[name.removesuffix("-int8"), name] for name in wanted if runtime_of(name) != "pytorch"]
+    names += [["compact-int8"] for name in wanted if name.startswith("compact")]
+    return list(dict.fromkeys(name for pair in names for name in pair))
+
+
 def dense_rows(wanted: Sequence[str], run: Run, original, processor, datasets: Sequence[Dataset]) -> list[dict]:
-    """The dense model's rows: fp16 in PyTorch, then each of `wanted` that another runtime computes, then `output.compare_with`."""
+    """The dense model's rows: fp16 in PyTorch, then `dense_twins` of `wanted`, then `output.compare_with`."""
     others, plain = run.config.output.compare_with, dense_bytes(original)
     if set(wanted) <= {"hf"} and not others:
         return [_remembered_row(run, original, processor, datasets)]
     rows = [_row("dense fp16", in_fresh_process(measure, "hf", None, run.config, datasets, torch.float16), plain, run, original, datasets)]
-    for name in [name for name in wanted if name in DENSE_TOO]:
+    for name in dense_twins(wanted):
         with tempfile.TemporaryDirectory(dir=run.folder) as aside:
             folder = Path(aside) / name
             folder.mkdir()
@@ -69,6 +79,7 @@ def _row(name: str, found: Measured, size: int, run: Run, original, datasets: Se
     return {
         "format": name,
         "runtime": found.runtime,
+        "device": found.device,
         "bytes": size,
         "ratio": size / dense_bytes(original),
         "wer": wer,
@@ -82,10 +93,10 @@ def _row(name: str, found: Measured, size: int, run: Run, original, datasets: Se
 
 
 def _remembered_row(run: Run, original, processor, datasets: Sequence[Dataset]) -> dict:
-    """The dense row without a process of its own: what 03_evaluation measured, and no figure that it did not."""
+    """The dense row without a process of its own: the words that 03_evaluation heard, and no time or memory beside those of fresh processes."""
     said = [transcripts(run, "dense", original, processor, dataset) for dataset in datasets]
-    found = Measured("pytorch", said, None, None, None, None, None, None)
-    return _row("dense fp16", found, dense_bytes(original), run, original, datasets)
+    found = Measured("pytorch", original.device.type, said, None, None, None, None, None, None)
+    return _row("dense fp16", found, dense_bytes(original), run, original, datasets) | {"rtfx": None}
 
 
 def pooled(said: Sequence[Transcription], normalizers: Sequence[str]) -> tuple[float, list[float]]:

@@ -10,6 +10,7 @@ from transformers import AutoConfig
 from owl import export
 from owl.compact_model import export_compact
 from owl.record import Run, provenance, whole_folder
+from owl.schema import FORMATS
 from owl.whisper import blocks
 
 
@@ -34,6 +35,8 @@ def export_folder(run: Run, name: str) -> Path:
 def write_all(wanted: Sequence[str], run: Run, pruned, processor, pruning: dict, measured: dict) -> tuple[dict[str, Path], list[dict]]:
     """({format: its folder}, [{"format", "reason"} that cannot represent this model]); each folder is written whole or not at all."""
     written, refused, papers = {}, [], _papers(run, pruning, measured, stock=not hasattr(pruned.config, "owl_shapes"))
+    for name in set(FORMATS) - set(wanted):
+        shutil.rmtree(export_folder(run, name), ignore_errors=True)  # an earlier model's folder is not this one's
     for name in wanted:
         try:
             with whole_folder(export_folder(run, name)) as folder:
@@ -41,7 +44,7 @@ def write_all(wanted: Sequence[str], run: Run, pruned, processor, pruning: dict,
             written[name] = export_folder(run, name)
         except export.UnsupportedFormat as error:
             refused.append({"format": name, "reason": str(error)})
-            shutil.rmtree(export_folder(run, name), ignore_errors=True)  # an earlier model's folder is not this one's
+            shutil.rmtree(export_folder(run, name), ignore_errors=True)
     return written, refused
 
 
@@ -69,7 +72,8 @@ def loads_in(name: str, model) -> str:
         from owl.ct2_model import loads_in as ct2_loads_in
 
         return ct2_loads_in(model)
-    return {"hf": "transformers", "compact": "owl.load", "onnx": "onnxruntime, optimum"}[name.removesuffix("-int8")]
+    own = name.startswith("compact") or (name == "hf" and hasattr(model.config, "owl_shapes"))
+    return "onnxruntime" if name.startswith("onnx") else "owl.load" if own else "transformers"
 
 
 def dense_bytes(model) -> int:

@@ -1,7 +1,7 @@
 """What a user gets who loads one exported folder: the function that a fresh process runs, and nothing that knows the run it belongs to.
 
-All formats are given the same clips, batch size and settings. Memory and times are of the whole process, libraries included; what it held
-before it loaded the model is reported beside its peak.
+All formats are given the same clips, batch size, settings and number of passes. Memory and times are of the whole process, libraries
+included.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from owl import accelerate
 from owl.config import Config
 from owl.data import Dataset
 from owl.decoding import Decoder, torch_decoder
@@ -21,7 +22,7 @@ from owl.experiment import load_model
 from owl.record import peak_rss_bytes
 
 RUNTIMES = {"hf": "pytorch", "compact": "pytorch", "onnx": "onnxruntime", "ct2": "ctranslate2"}  # by the format without its "-int8"
-PASSES, ENOUGH = 3, 8.0  # over the clips, to time them; seconds
+PASSES, SHORT = 3, 120.0  # passes over datasets of less audio than this (seconds) together, whose one pass is easily disturbed
 FIRST_TOKENS = 5  # times that the first token of one clip is awaited; the median counts
 
 
@@ -29,6 +30,7 @@ class Measured(NamedTuple):
     """Raw results of one model: transcripts per dataset, seconds, bytes; None where nothing was measured, or no PyTorch model loaded."""
 
     runtime: str
+    device: str  # "cpu" for runtimes other than PyTorch
     said: list[Transcription]
     load_seconds: float | None
     first_token_seconds: float | None
@@ -56,15 +58,16 @@ def measure(name: str, folder: str | None, config: Config, datasets: Sequence[Da
     decoders = [decoder(processor, dataset.language, cap) for dataset in datasets]
     clip, first = datasets[0].clips[0].audio, decoder(processor, datasets[0].language, 1)
     waited = [_seconds(first, clip) for _ in range(FIRST_TOKENS + 1)][1:]  # a first call allocates; it is not part of the speed
-    said = []
+    said, passes = [], PASSES if sum(clip.seconds for dataset in datasets for clip in dataset.clips) < SHORT else 1
     for dataset, decode in zip(datasets, decoders):
         decode([dataset.clips[0].audio])
         options = {"batch_size": config.evaluation.batch_size, "description": f"{dataset.name}, {name}"}
-        said.append(_quickest(lambda: transcribe(decode, processor, dataset.clips, **options)))
-    peak, weights, parameters = peak_rss_bytes(), None, None
+        tries = [transcribe(decode, processor, dataset.clips, **options) for _ in range(passes)]
+        said.append(min(tries, key=lambda one: one.seconds))  # all say the same
+    peak, weights, parameters, device = peak_rss_bytes(), None, None, "cpu"
     if model is not None:
-        weights, parameters = weights_digest(model, stored), sum(one.numel() for one in model.parameters())
-    return Measured(runtime_of(name), said, load_seconds, statistics.median(waited), idle, peak, weights, parameters)
+        weights, parameters, device = weights_digest(model, stored), sum(one.numel() for one in model.parameters()), model.device.type
+    return Measured(runtime_of(name), device, said, load_seconds, statistics.median(waited), idle, peak, weights, parameters)
 
 
 def loader(name: str, config: Config) -> Callable:
@@ -80,7 +83,7 @@ def loader(name: str, config: Config) -> Callable:
         return lambda folder: _opened(Ct2Whisper(folder, threads), folder, ct2_decoder)
 
     def load(folder: Path | None):
-        model, processor = load_model(config, folder)
+        model, processor = load_model(config, folder, accelerated=True)  # as 03_evaluation transcribes
         return processor, lambda *settings: _decoder(torch_decoder, model, *settings), model
 
     return load
@@ -91,7 +94,7 @@ def weights_digest(model, dtype: torch.dtype) -> str:
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(name.encode())
-        digest.update(parameter.detach().to("cpu", dtype).float().numpy())
+        digest.update(accelerate.dense(parameter.detach()).to("cpu", dtype).float().numpy())
     return digest.hexdigest()
 
 
@@ -103,14 +106,6 @@ def _opened(whisper, folder: Path, make: Callable):
 
 def _decoder(make: Callable, whisper, processor, language: str | None, cap: int | None) -> Decoder:
     return make(whisper, processor, language=language, max_new_tokens=cap)
-
-
-def _quickest(once: Callable[[], Transcription]) -> Transcription:
-    """The fastest of up to PASSES transcriptions, as many as fit ENOUGH seconds: all say the same, and a short one is easily disturbed."""
-    passes = [once()]
-    while len(passes) < PASSES and sum(one.seconds for one in passes) + passes[-1].seconds <= ENOUGH:
-        passes.append(once())
-    return min(passes, key=lambda one: one.seconds)
 
 
 def _seconds(decode: Decoder, audio) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from owl.calibration import Batch, Statistics, walk
 from owl.pruning import PrunedLinear
-from owl.shapes import Unit, drop_layers, remember, silence, units
+from owl.shapes import Unit, align, drop_layers, remember, silence, units
 from owl.structured import centred, columns_of, fit_budgets, influence, layers_to_drop, mix, refit, removal_path
 from owl.whisper import Block
 
@@ -48,7 +48,7 @@ def narrow(
     """
     dropped = _dropped(every, sparsities)
     budgets = _budgets([block for block in every if block.name not in dropped], sparsities, structures, equal_widths)
-    rows = []
+    rows, listeners = [], {}
     for block, statistics in walk(model, every, batches, gram=True, modified=True, description="narrow"):
         if block.name in dropped:
             silence(block.module)
@@ -56,6 +56,9 @@ def narrow(
         else:
             kept = _kept(block, statistics, budgets[block.name], structures, damping)
         rows += [_cut(block, unit, kept.get(unit.name), _target(block, sparsities), statistics, damping) for unit in _whole(block)]
+        if "encoder_attn" in kept:
+            listeners[block.name] = kept["encoder_attn"]
+    align(model, listeners)
     drop_layers(model, dropped)
     remember(model)
     return rows
@@ -79,9 +82,9 @@ def whole_layers(model, every: Sequence[Block], batches: Sequence[Batch], sparsi
     return {linear.name: float(block.name in gone) for block in every for linear in block.linears}
 
 
-def _states(batches: Sequence[Batch], in_decoder: bool) -> Tensor:
-    """(counted rows, d) of what the next block of that side would see."""
-    return torch.cat([batch.text[batch.text_rows] if in_decoder else batch.audio[batch.audio_rows] for batch in batches])
+def _states(batches: Sequence[Batch], in_decoder: bool) -> list[Tensor]:
+    """(counted rows, d) per batch of what the next block of that side would see."""
+    return [batch.text[batch.text_rows] if in_decoder else batch.audio[batch.audio_rows] for batch in batches]
 
 
 def _target(block: Block, sparsities: Mapping[str, float]) -> float:

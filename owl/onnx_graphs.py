@@ -8,13 +8,14 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from owl.onnx_share import share_weights
+from owl.onnx_share import save_graph, share_weights
 
 ENCODER, DECODER, WITH_PAST = "encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"
 OPSET = 17  # the oldest with LayerNormalization, so that older runtimes read the files too
@@ -107,17 +108,18 @@ def _write(graph: nn.Module, values: tuple, path: Path, inputs: list[str], outpu
         large = sum(file.stat().st_size for file in Path(aside).iterdir()) > EXTERNAL_BYTES
         proto = onnx.load(traced)
     _tie(proto)
-    onnx.save_model(proto, path, save_as_external_data=large, location=f"{path.name}_data")
-    if large:
-        path.with_name(f"{path.name}_data").chmod(path.stat().st_mode)  # onnx makes it readable for its owner alone
+    save_graph(proto, path, large)
 
 
 def _tie(proto: onnx.ModelProto) -> None:
-    """Store the token embedding once: the exporter adds a transposed copy for the logits; a runtime can make it when it loads."""
+    """Store the token embedding once where it makes the logits too: the exporter adds a transposed copy; a runtime can make it when it loads."""
     weights = {one.name: one for one in proto.graph.initializer}
     for index, node in enumerate(proto.graph.node):
         if "logits" in node.output:
             embedding = next(name for name in weights if name.endswith("embed_tokens.weight"))
+            output, tokens = (onnx.numpy_helper.to_array(weights[name]) for name in (node.input[1], embedding))
+            if not np.array_equal(output.T, tokens):
+                return  # this checkpoint's output layer has weights of its own
             proto.graph.initializer.remove(weights[node.input[1]])
             proto.graph.node.insert(index, onnx.helper.make_node("Transpose", [embedding], [node.input[1]], perm=[1, 0]))
             return

@@ -16,7 +16,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from owl.onnx_graphs import DECODER, ENCODER, EXTERNAL_BYTES, WITH_PAST
 from owl.onnx_model import export_onnx
-from owl.onnx_share import share_weights
+from owl.onnx_share import save_graph, share_weights
 
 
 def export_onnx_int8(model, processor, folder: Path) -> list[Path]:
@@ -36,7 +36,7 @@ def export_onnx_int8(model, processor, folder: Path) -> list[Path]:
 def quantise(source: Path, target: Path) -> None:
     """The graph `source` with int8 weights as `target`; `source` stays as it is."""
     proto = onnx.load(source)
-    large = proto.ByteSize() > EXTERNAL_BYTES
+    large = sum(len(one.raw_data) for one in proto.graph.initializer) > EXTERNAL_BYTES  # ByteSize fails beyond 2 GB
     fold_transpose(proto)
     logging.getLogger().addFilter(_QUIET)
     try:
@@ -51,6 +51,10 @@ def quantise(source: Path, target: Path) -> None:
         )
     finally:
         logging.getLogger().removeFilter(_QUIET)
+    if large:  # onnxruntime has a name of its own for the file beside the graph
+        rounded = onnx.load(target)
+        target.with_name(f"{target.name}.data").unlink()
+        save_graph(rounded, target, large)
 
 
 def fold_transpose(proto: onnx.ModelProto) -> None:

@@ -11,6 +11,13 @@ SMALL = 1024  # bytes below which a constant stays in its graph
 ALIGNMENT = 64  # bytes
 
 
+def save_graph(proto: onnx.ModelProto, path: Path, large: bool) -> None:
+    """Write a graph, its weights in `path`_data where they are too `large` for one protobuf."""
+    onnx.save_model(proto, path, save_as_external_data=large, location=f"{path.name}_data")
+    if large:
+        path.with_name(f"{path.name}_data").chmod(path.stat().st_mode)  # onnx makes it readable for its owner alone
+
+
 def share_weights(graphs: Sequence[Path], data: Path) -> None:
     """Move the constants of `graphs` into the one file `data` beside them, equal ones once. Runtimes find them through the graphs."""
     places: dict[bytes, tuple[int, int]] = {}

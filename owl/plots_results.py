@@ -114,8 +114,9 @@ def size_against_wer(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def speed_against_wer(table: pd.DataFrame, ax: Axes) -> Axes:
-    """table: format, rtfx, wer, low, high (fractions): a labelled point with its interval per format; "dense…" is grey."""
-    return _against_wer(table, table.rtfx, ax, "seconds of audio per second: right is faster")
+    """table: format, rtfx (None: not timed, not drawn), wer, low, high (fractions): a labelled point with its interval; "dense…" is grey."""
+    timed = table[table.rtfx.notna()].astype({"rtfx": float})
+    return _against_wer(timed, timed.rtfx, ax, "seconds of audio per second: right is faster")
 
 
 def _against_wer(table: pd.DataFrame, x: pd.Series, ax: Axes, label: str) -> Axes:

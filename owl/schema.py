@@ -28,7 +28,8 @@ Allocation = Annotated[str, one_of("uniform", "owl", "owl-equal", "dlp", "alpha"
 Sparsity = Annotated[float, check(lambda value: 0 <= value < 1, "must be a fraction of at least 0 and below 1 such as 0.5")]
 Structure = Annotated[str, one_of("heads", "neurons", "layers")]
 Metric = Annotated[str, one_of("wer", "character_error_rate", aliases={"cer": "character_error_rate"})]
-Format = Annotated[str, one_of("hf", "compact", "compact-int8", "onnx", "onnx-int8", "ct2", "ct2-int8")]
+FORMATS = ("hf", "compact", "compact-int8", "onnx", "onnx-int8", "ct2", "ct2-int8")
+Format = Annotated[str, one_of(*FORMATS)]
 WITH_INT8 = ("compact", "onnx", "ct2")
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 Device = Annotated[str, check(re.compile(r"auto|cuda(:[0-9]+)?|mps|cpu").fullmatch, "must be one of auto, cuda, cuda:0 (1, …), mps, cpu")]

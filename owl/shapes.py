@@ -6,7 +6,7 @@ adds the widths to the config as `owl_shapes`, which `save_pretrained` keeps and
 its error about mismatched sizes, never a wrong model.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -105,6 +105,21 @@ def drop_layers(model: WhisperForConditionalGeneration, names: Collection[str]) 
         part.layers = nn.ModuleList(layer for index, layer in enumerate(part.layers) if f"{stack}.{index}" not in names)
     for index, layer in enumerate(model.model.decoder.layers):
         layer.self_attn.layer_idx = layer.encoder_attn.layer_idx = index
+
+
+def align(model: WhisperForConditionalGeneration, kept: Mapping[str, Sequence[int]]) -> None:
+    """Renumber the (layer, head) pairs whose cross-attention times words: `kept` cross-attention heads by decoder block, [] for a block that
+    is about to be dropped, absent: all. Without any pair left the setting goes, and asking for word times is an error, not a wrong answer."""
+    pairs = getattr(model.generation_config, "alignment_heads", None)
+    if not pairs:
+        return
+    numbers = [index for index in range(len(model.model.decoder.layers)) if kept.get(f"decoder.{index}") != []]
+    heads = {index: kept.get(f"decoder.{index}", range(model.config.decoder_attention_heads)) for index in numbers}
+    found = [[numbers.index(layer), list(heads[layer]).index(head)] for layer, head in pairs if layer in heads and head in heads[layer]]
+    if found:
+        model.generation_config.alignment_heads = found
+    else:
+        del model.generation_config.alignment_heads
 
 
 def widths(model: WhisperForConditionalGeneration) -> dict[str, list[dict[str, int]]]:

@@ -96,9 +96,10 @@ def fit_budgets(wanted: Sequence[float], most: Sequence[float]) -> list[float]:
     return [budget + missing * space / max(sum(room), 1e-9) for budget, space in zip(budgets, room)]
 
 
-def influence(before: Float[Tensor, "rows d"], after: Float[Tensor, "rows d"]) -> float:
-    """How much a block turns its states: 1 − mean cosine between a row before and after it; 0 for one that does nothing."""
-    return 1 - torch.nn.functional.cosine_similarity(before.double().cpu(), after.double().cpu(), dim=-1).mean().item()
+def influence(before: Sequence[Float[Tensor, "_ d"]], after: Sequence[Float[Tensor, "_ d"]]) -> float:
+    """How much a block turns its states, given batch by batch: 1 − mean cosine between a row before and after it; 0: it does nothing."""
+    cosines = [torch.nn.functional.cosine_similarity(a.double().cpu(), b.double().cpu(), dim=-1) for a, b in zip(before, after, strict=True)]
+    return 1 - sum(one.sum().item() for one in cosines) / sum(len(one) for one in cosines)
 
 
 def layers_to_drop(influences: Sequence[float], counts: Sequence[int], stacks: Sequence[str], budget: float) -> list[int]:

@@ -146,5 +146,5 @@ def test_a_broken_weight_file_is_refused_by_name(exported, tmp_path):
     for path in exported[2].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "model.bin").write_bytes(b"not a model")
-    with pytest.raises(ModelError, match="(?s)ctranslate2 cannot load .*Export the folder again"):
+    with pytest.raises(ModelError, match="(?s)ctranslate2 cannot load .*\nExport the folder again"):
         Ct2Whisper(tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from owl import config, deployment, experiment, format_rows, formats, measure_format
+from owl import config, deployment, experiment, format_rows, formats, measure_format, onnx_graphs, onnx_int8
 from owl.export import UnsupportedFormat
 from owl.fresh import in_fresh_process
 from owl.measure_format import measure, weights_digest
@@ -17,7 +17,7 @@ from tests.tiny import make_model, make_processor
 
 
 def row(name: str, size: int, wer: float, rtfx: float, runtime: str = "pytorch", **more) -> dict:
-    return {"format": name, "runtime": runtime, "bytes": size, "ratio": size / 1000, "wer": wer, "rtfx": rtfx, "loads_in": "it"} | more
+    return {"format": name, "runtime": runtime, "device": "cpu", "bytes": size, "ratio": size / 1000, "wer": wer, "rtfx": rtfx, "loads_in": "it"} | more
 
 
 DENSE = row("dense fp16", 1000, 0.10, 50.0)
@@ -121,9 +121,55 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
         and found["wer_interval"][0] <= found["wer"]
     )
     rows = format_rows.dense_rows(["compact"], run, model, processor, datasets)
-    assert [one["format"] for one in rows] == ["dense fp16", "dense demo"]
-    assert [one["bytes"] for one in rows] == [formats.dense_bytes(model)] * 2
-    assert all(one["wer"] == found["wer"] for one in rows)
+    assert [one["format"] for one in rows] == ["dense fp16", "dense compact-int8", "dense demo"]
+    assert [rows[0]["bytes"], rows[2]["bytes"]] == [formats.dense_bytes(model)] * 2 and rows[1]["bytes"] < 0.7 * rows[0]["bytes"]
+    assert rows[0]["wer"] == rows[2]["wer"] == found["wer"] and {one["device"] for one in rows} == {"cpu"}
+    other, _ = load(settings.model.name)
+    with torch.no_grad():
+        other.model.encoder.layers[0].fc1.weight[0, 0] += 1
+    with pytest.raises(RuntimeError, match="did not hold the weights that are in memory"):
+        format_rows.measure_row("compact", written["compact"], run, other, model, processor, datasets)
+    assert not written["compact"].exists()
+    (tmp_path / "mine" / "onnx").mkdir()  # of an earlier config
+    formats.write_all([], run, model, processor, pruning, {"datasets": []})
+    assert not (tmp_path / "mine" / "onnx").exists()
+
+
+def test_dense_twins_have_the_runtime_of_what_they_stand_beside_in_float_too():
+    assert format_rows.dense_twins(["hf"]) == []
+    assert format_rows.dense_twins(["hf", "onnx-int8", "compact"]) == ["onnx", "onnx-int8", "compact-int8"]
+    assert format_rows.dense_twins(["ct2", "ct2-int8", "compact-int8"]) == ["ct2", "ct2-int8", "compact-int8"]
+
+
+def test_a_dense_model_that_was_not_timed_is_not_compared_by_speed():
+    dense, hf = DENSE | {"rtfx": None}, row("hf", 1010, 0.1, 52.0)
+    assert deployment.speedup(hf, [dense, hf]) is None
+    fast = deployment.recommendation([dense, hf])[1]
+    assert fast == "Fastest within +1 % WER: hf, 52.0× real time, WER 10.00%; dense was not timed beside it, 03_evaluation times both."
+
+
+def test_rows_of_several_devices_are_told_apart():
+    dense, onnx = DENSE | {"device": "cuda"}, row("onnx", 2000, 0.1, 80.0, "onnxruntime")
+    assert "80.0× real time on cpu, 1.60 times dense fp16 in PyTorch on cuda" in deployment.recommendation([dense, onnx])[1]
+
+
+def test_a_structured_folder_is_not_said_to_load_in_plain_transformers():
+    model = make_model()
+    assert formats.loads_in("hf", model) == "transformers"
+    model.config.owl_shapes = {}
+    assert formats.loads_in("hf", model) == formats.loads_in("compact-int8", model) == "owl.load"
+
+
+def test_large_int8_graphs_leave_no_copies_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_int8, "EXTERNAL_BYTES", 0)
+    monkeypatch.setattr(onnx_graphs, "EXTERNAL_BYTES", 0)
+    model, processor = make_model(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64), make_processor()
+    export_onnx_int8(model, processor, tmp_path)
+    names = {path.name for path in tmp_path.iterdir() if ".onnx" in path.name}
+    assert names == {"encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx_data", "decoder_model.onnx_data"}
+    assert len({(tmp_path / name).stat().st_mode for name in names}) == 1
+    audio = [np.random.default_rng(0).standard_normal(4000).astype(np.float32)] * 2
+    assert len(onnx_decoder(OnnxWhisper(tmp_path), processor, max_new_tokens=5)(audio)) == 2
 
 
 def test_what_a_fresh_process_raises_is_raised_here(demo, tmp_path):

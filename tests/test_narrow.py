@@ -181,6 +181,17 @@ def test_whole_layers_go_by_their_influence():
     assert torch.equal(logits(model), before)
 
 
+def test_the_heads_that_time_words_are_numbered_anew_or_the_setting_goes():
+    model = make_model()
+    model.generation_config.alignment_heads = [[0, 1], [1, 0], [1, 1]]
+    shapes.align(model, {"decoder.1": [1]})
+    assert model.generation_config.alignment_heads == [[0, 1], [1, 0]]
+    cut(model, [1.0 if block.name == "decoder.0" else 0.0 for block in whisper.blocks(model)])
+    assert model.generation_config.alignment_heads == [[0, 0]]
+    shapes.align(model, {"decoder.0": [1]})
+    assert not hasattr(model.generation_config, "alignment_heads")
+
+
 def test_the_kv_cache_gives_the_tokens_of_a_full_forward():
     model = make_model()
     cut(model, 0.4)

@@ -171,6 +171,13 @@ def test_weights_too_large_for_one_file_lie_beside_the_graph(monkeypatch, tmp_pa
     assert_same_tokens(model, processor, tmp_path, noise())
 
 
+def test_an_output_layer_of_its_own_is_exported_as_it_is(tmp_path):
+    model, processor = make_model(tie_word_embeddings=False), make_processor()
+    assert not torch.equal(model.proj_out.weight, model.model.decoder.embed_tokens.weight)
+    export_onnx(model, processor, tmp_path)
+    assert_same_tokens(model, processor, tmp_path, noise())
+
+
 def test_both_decoders_read_their_weights_from_one_copy(bench):
     model, _, folder = bench
     decoder = 4 * sum(one.numel() for one in model.model.decoder.parameters())

@@ -111,8 +111,8 @@ def test_what_one_block_cannot_lose_goes_to_the_others_by_their_room():
 
 def test_influence_is_zero_for_a_block_that_only_scales_and_two_for_one_that_turns_around():
     states = torch.randn(20, 6)
-    assert influence(states, 3 * states) == pytest.approx(0, abs=1e-6)
-    assert influence(states, -states) == pytest.approx(2)
+    assert influence([states], [3 * states]) == pytest.approx(0, abs=1e-6)
+    assert influence([states], [-states]) == pytest.approx(2)
 
 
 def test_the_least_influential_layers_go_and_a_stack_keeps_its_last():
