@@ -56,12 +56,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(sweep: str, jobs: list[grid.Job], at_once: int, scheduler: str | None) -> list[Outcome]:
-    """Run what is missing, leaders first."""
+    """Run what is missing: leaders first, then what takes longest, so that no core idles at the end."""
     waiting = [job for job in jobs if job.missing()]
     print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are done already", file=sys.stderr)
     seen: set[tuple[str, int]] = set()
     leaders = [job for job in waiting if (job.model, job.seed) not in seen and not seen.add((job.model, job.seed))]
-    followers = [job for job in waiting if job not in leaders]
+    followers = sorted([job for job in waiting if job not in leaders], key=expected_cost, reverse=True)
     outcomes = []
     with tqdm(total=len(waiting), desc="sweep", unit="job") as bar:
         for part in (leaders, followers):
@@ -71,6 +71,11 @@ def run(sweep: str, jobs: list[grid.Job], at_once: int, scheduler: str | None) -
                 bar.update()
                 bar.set_postfix_str(outcome.job)
     return outcomes
+
+
+def expected_cost(job: grid.Job) -> tuple:
+    """Larger for what takes longer: a database, the slow solver, many points."""
+    return job.allocation == "measured", job.method == "alps", len(job.sparsities)
 
 
 def here(sweep: str, jobs: list[grid.Job], at_once: int) -> Iterator[Outcome]:
