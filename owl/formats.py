@@ -9,6 +9,7 @@ from transformers import AutoConfig
 
 from owl import export
 from owl.compact_model import export_compact
+from owl.origin import model_label
 from owl.record import Run, provenance, whole_folder
 from owl.schema import FORMATS
 from owl.whisper import blocks
@@ -122,7 +123,7 @@ def _papers(run: Run, pruning: dict, measured: dict, stock: bool) -> dict:
     layers = [{key: row[key] for key in ("linear", "target_sparsity", "sparsity", "error")} for row in pruning["linears"]]
     name = facts["config"]["model"]["name"]
     card = export.model_card(
-        base=Path(name).name if name.startswith("..") else name,  # a folder outside: its path is nobody's business
+        base=model_label(name),
         recipe=recipe,
         source=", ".join(SOURCES[one] for one in (settings.method, settings.allocation_name) if one in SOURCES),
         targets=settings.target_modules,

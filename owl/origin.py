@@ -2,6 +2,12 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
+
+
+def model_label(name: str) -> str:
+    """A model's name for a page or card: of a folder outside the repository the last part, its path is nobody's business."""
+    return Path(name).name if name.startswith("..") else name
 
 
 def rows(facts: Mapping) -> list[tuple[str, str]]:

@@ -83,6 +83,7 @@ def render_index(run: str, summary: dict, prune_seconds: float, figures: dict[st
     return environment.get_template("index.html.j2").render(
         run=run,
         summary=summary,
+        model=origin.model_label(summary["model"]),
         figures=figures,
         deployment=deployment_table(summary),
         pages=pages,
