@@ -85,17 +85,17 @@ def mixed_groups(wanted: Sequence[float], weight_counts: Sequence[int], size: in
     return min(reached.items(), key=lambda item: (round(abs(item[0] - target), 9), item[1]))[1][1]
 
 
-def fit(wanted: list[float], counts: Sequence[int], sparsity: float) -> list[float]:
-    """Clip to [0, 1] after the one shift c that makes the weighted mean of clip(s + c, 0, 1) the target (bisection to rounding)."""
-    if all(0 <= value <= 1 for value in wanted):
+def fit(wanted: list[float], counts: Sequence[int], sparsity: float, most: float = 1.0) -> list[float]:
+    """Clip to [0, most] after the one shift c that makes the weighted mean of clip(s + c, 0, most) the target (bisection to rounding)."""
+    if all(0 <= value <= most for value in wanted):
         return wanted
     target = sparsity * sum(counts)
     low, high = -1.0 - max(wanted), 1.0 - min(wanted)
     for _ in range(200):
         shift = (low + high) / 2
-        reached = sum(count * min(1.0, max(0.0, value + shift)) for value, count in zip(wanted, counts))
+        reached = sum(count * min(most, max(0.0, value + shift)) for value, count in zip(wanted, counts))
         low, high = (shift, high) if reached < target else (low, shift)
-    return [min(1.0, max(0.0, value + high)) for value in wanted]
+    return [min(most, max(0.0, value + high)) for value in wanted]
 
 
 def check_allocation(ratios: Sequence[float], counts: Sequence[int], sparsity: float) -> None:

@@ -31,6 +31,7 @@ class Eigen:
     gram: Float[Tensor, "in in"]
     values: Float[Tensor, " in"]
     vectors: Float[Tensor, "in in"]
+    live: Bool[Tensor, " in"]  # features that are not 0 on all rows
 
 
 def decompose(gram: Float[Tensor, "in in"], damping: float) -> Eigen:
@@ -39,12 +40,12 @@ def decompose(gram: Float[Tensor, "in in"], damping: float) -> Eigen:
     scale = torch.where(norms > 0, norms, 1.0)
     scaled = gram / scale[:, None] / scale
     scaled = scaled + damping * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return Eigen(scale, scaled, *torch.linalg.eigh(scaled))
+    return Eigen(scale, scaled, *torch.linalg.eigh(scaled), norms > 0)
 
 
 def solve(weight: Float[Tensor, "out in"], eigen: Eigen, keep: Keep) -> Float[Tensor, "out in"]:
     """The pruned weight, exactly 0 outside the support that `keep` allows, optimal on it."""
-    dense = weight * eigen.scale
+    dense = (weight * eigen.scale).where(eigen.live, 0)  # what reads a dead input is free to remove
     mask = _support(dense, eigen, keep)
     return refit(dense, eigen.gram, mask) / eigen.scale
 

@@ -50,7 +50,10 @@ def rows(points: list[dict]) -> pd.DataFrame:
 
 def wer_grid(table: pd.DataFrame, value: str = "wer") -> pd.DataFrame:
     """`value` with one row per method and allocation, one column per dataset and sparsity."""
-    return table.pivot_table(index=["method", "allocation"], columns=["model", "dataset", "sparsity"], values=value, sort=False)
+    columns = ["model", "dataset", "sparsity"]
+    found = table.pivot_table(index=["method", "allocation"], columns=columns, values=value, sort=False)
+    pages = list(dict.fromkeys(zip(table.model, table.dataset)))
+    return found[sorted(found.columns, key=lambda column: (pages.index(column[:2]), column[2]))]
 
 
 def over_seeds(table: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -109,7 +112,10 @@ def against(points: list[dict], first: tuple[str, str], second: tuple[str, str],
 def best(table: pd.DataFrame, seed: int) -> tuple[str, str]:
     """The method and allocation with the lowest KL, as the mean of log KL over datasets and the sparsities that all of them have."""
     logs = table[table.seed == seed].assign(log=lambda rows: np.log(rows.kl.clip(lower=1e-9)))
-    return wer_grid(logs, "log").dropna(axis=1).mean(axis=1).idxmin()
+    common = wer_grid(logs, "log").dropna(axis=1)
+    if common.empty:
+        raise ConfigError("no sparsity was measured with every method and allocation; call make sweep again to make the missing points")
+    return common.mean(axis=1).idxmin()
 
 
 def write(table: pd.DataFrame, folder: Path) -> list[Path]:

@@ -190,8 +190,9 @@ def _references(processor, dataset: Dataset) -> list[tuple[Clip, list[int], str 
 
 
 def slug(name: str) -> str:
-    """A dataset's name as a file name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    """A dataset's name as a file name; where that loses something, a hash keeps it apart from others."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}".lstrip("-")
 
 
 def model_digest(model, *facts) -> str:

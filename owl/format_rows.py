@@ -36,7 +36,9 @@ def measure_row(name: str, folder: Path, run: Run, pruned, original, processor, 
     compared = found.weights is not None and not name.endswith("-int8")
     if compared and found.weights != weights_digest(pruned, stored):
         shutil.rmtree(folder)
-        raise RuntimeError(f"{folder} did not hold the weights that are in memory, and was removed: a fault of the export as {name}; report it")
+        raise RuntimeError(
+            f"{folder} did not hold the weights that are in memory, and was removed: a fault of the export as {name}; report it"
+        )
     return {
         **_row(name, found, folder_bytes(folder), run, original, datasets),
         "path": os.path.relpath(folder, ROOT),

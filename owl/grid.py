@@ -3,8 +3,10 @@
 A point is one model × method × allocation × sparsity × calibration seed; a job makes the points of all sparsities of the rest.
 """
 
+import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,8 +18,12 @@ from owl.checks import check, unique
 from owl.config import Config, ConfigError
 from owl.paths import ROOT
 from owl.problems import describe
+from owl.resolve import fingerprints
 from owl.schema import Allocation, Method, Section, Sparsity, Text
 
+CODE = (
+    "allocation alps calibration decoding heuristics measured outliers point pruning scoring search solvers teacher".split()
+)  # of a point
 Pair = Annotated[list[str], check(lambda pair: len(pair) == 2, "must be [method, allocation]")]
 Some = check(len, "must not be empty")
 Seed = Annotated[int, check(lambda value: value >= 0, "must be a whole number of at least 0")]
@@ -47,6 +53,13 @@ class Grid(Section):
         for method, allocation in [self.baseline, *self.repeats.pairs]:
             if method not in self.methods or allocation not in self.allocations:
                 raise ValueError(f"[{method}, {allocation}] is not in the grid; add it to methods and allocations, or name another pair")
+        if self.seed in self.repeats.seeds:
+            raise ValueError(f"repeats.seeds holds {self.seed}, the grid's own seed; name other seeds")
+        if len(self.repeats.pairs) > len({tuple(pair) for pair in self.repeats.pairs}):
+            raise ValueError("repeats.pairs names a pair twice; name each once")
+        for name in self.models:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+                raise ValueError(f"models: '{name}' becomes part of file names; use letters, digits, dots, dashes and underscores")
         return self
 
 
@@ -81,7 +94,7 @@ class Job:
         return self.folder / "points" / f"{self.name}-s{sparsity:g}.json"
 
     def missing(self) -> list[float]:
-        """Sparsities without a result of this very config."""
+        """Sparsities without a result of this very config, input and code."""
         return [sparsity for sparsity in self.sparsities if not is_done(self.path(sparsity), self.config_at(sparsity))]
 
 
@@ -94,6 +107,8 @@ def load(path: str | os.PathLike) -> Grid:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); give a sweep's JSON file, e.g. SWEEP=configs/sweeps/default.json"
         ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: not valid JSON at line {error.lineno}: {error.msg}; fix it there") from None
     except ValidationError as error:
@@ -101,7 +116,11 @@ def load(path: str | os.PathLike) -> Grid:
     folder = Path(os.path.abspath(path)).parent
     found = grid.model_copy(update={"models": {name: str(folder / config) for name, config in grid.models.items()}})
     for job in jobs_of(path, found):
-        job.config_at(job.sparsities[0])  # a config that cannot work is refused before anything runs
+        pruning = job.config_at(job.sparsities[0]).pruning  # a config that cannot work is refused before anything runs
+        if pruning.recovery != "none" or pruning.pattern == "structured":
+            raise ConfigError(
+                f"{job.config}: a sweep compares one-shot unstructured or N:M results; set recovery to none, the pattern to one of these"
+            )
     return found
 
 
@@ -129,6 +148,12 @@ def folder_of(sweep: str) -> Path:
     return ROOT / "runs" / f"sweep-{sweep}"
 
 
+def key_of(config: Config) -> str:
+    """Hash of what a point depends on: its config, the files of its model and datasets, the kernels' code."""
+    code = [(Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in CODE]
+    return hashlib.sha256(json.dumps([config.digest(), fingerprints(config), code]).encode()).hexdigest()[:16]
+
+
 def is_done(path: Path, config: Config) -> bool:
-    """Is this result there, and from this config?"""
-    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["digest"] == config.digest()
+    """Is this result there, and from this very config, input and code?"""
+    return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key_of(config)

@@ -50,12 +50,12 @@ def alpha(exponents: Sequence[float], weight_counts: Sequence[int], sparsity: fl
 def tail_exponent(weight: Float[Tensor, "out in"]) -> float:
     """Hill estimate of the power-law exponent of the weight's squared singular values, over their upper half.
 
-    1 + k / Σ ln(λ_i / λ_min of the half); infinity never: a flat half (all equal) counts as the largest finite exponent, k + 1.
+    1 + k / Σ ln(λ_i / λ_min of the half), at most k + 1: a flat half, all nearly equal, is not infinitely steep.
     """
     values = torch.linalg.svdvals(weight.detach().double().cpu()).square().sort().values
     half = values[len(values) // 2 :].clamp(min=torch.finfo(torch.float64).tiny)
     logs = (half / half[0]).log().sum().item()
-    return 1 + len(half) / max(logs, 1.0 if logs == 0 else logs)
+    return 1 + len(half) / max(logs, 1.0)
 
 
 def mean_exponent(weights: Sequence[Tensor]) -> float:

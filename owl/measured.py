@@ -1,8 +1,8 @@
 """The measured allocation of a run: which clips measure, where the database is kept, and which candidate wins. The search is `owl.search`.
 
 The calibration clips are split: three of four give statistics and measurements, every fourth only judges. What wins there, among the
-solved budget, its evolved form and the heuristics, is the allocation; so it cannot lose to uniform or OWL on clips that no choice has seen.
-The final prune uses all clips again, like every other allocation's.
+solved budget, its evolved form and the heuristics, is the allocation; so it is never worse than uniform or OWL there, as assembled from the
+database. The final prune works block by block and uses all clips again, like every other allocation's: its divergence is another number.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 
 from owl import experiment, search
+from owl.allocation import fit
 from owl.config import Config
 from owl.paths import ROOT
 from owl.probe import Probe
@@ -31,7 +32,17 @@ SEARCHING_CLIPS, JUDGING_CLIPS = (
 )  # at most so many measure and judge candidates: a further sparsity costs no more than one pruning run
 OFFSPRING = 6  # candidates of the evolutionary search; more gained little on held-out clips
 DATABASES = ROOT / "runs" / ".databases"
-CODE = ("alps", "calibration", "decoding", "measured", "probe", "search", "solvers", "whisper")  # modules that a database depends on
+CODE = (
+    "alps",
+    "calibration",
+    "decoding",
+    "measured",
+    "probe",
+    "pruning",
+    "search",
+    "solvers",
+    "whisper",
+)  # modules that a database depends on
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ def allocate(
     database, seconds_database = database_of(config, model, processor, every, measuring, databases)
     started = time.perf_counter()
     sizes = [unit.weights for unit in database.units]
-    named = {name: per_unit(database.units, every, values) for name, values in starts.items()}
+    named = {name: per_unit(database.units, every, values, config.pruning.sparsity) for name, values in starts.items()}
     named["budget"] = search.solve_budget(database.divergence, sizes, config.pruning.sparsity)
     probe = probe_of(config, model, processor, every, first(measuring, SEARCHING_CLIPS))
     found = search.search(database, probe, named, offspring=OFFSPRING, seed=config.pruning.calibration.seed)
@@ -107,10 +118,11 @@ def first(labels: experiment.Labels, count: int) -> experiment.Labels:
     return pick(labels, range(min(count, len(labels.clips))))
 
 
-def per_unit(units: Sequence[search.Unit], every: Sequence[Block], per_block: Sequence[float]) -> list[float]:
-    """A block's sparsity for each of its units."""
+def per_unit(units: Sequence[search.Unit], every: Sequence[Block], per_block: Sequence[float], sparsity: float) -> list[float]:
+    """A block's sparsity for each of its units; what lies above the database's last level goes to the others, so that the budget stays."""
     by_block = dict(zip([block.name for block in every if block.linears], per_block, strict=True))
-    return [min(by_block[unit.block], search.LEVELS[-1]) for unit in units]
+    most = max(search.LEVELS[-1], sparsity)
+    return fit([by_block[unit.block] for unit in units], [unit.weights for unit in units], sparsity, most)
 
 
 def database_of(
@@ -139,5 +151,6 @@ def key_of(config: Config, model, every: Sequence[Block], measuring: experiment.
     code = hashlib.blake2b(b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in CODE)).hexdigest()
     names = [linear.name for block in every for linear in block.linears]
     clips = [(clip.digest, list(tokens)) for clip, tokens in zip(measuring.clips, measuring.tokens)]
-    settings = [config.pruning.method, config.pruning.calibration.padding, str(next(model.parameters()).device)]
+    weight = next(model.parameters())
+    settings = [config.pruning.method, config.pruning.calibration.padding, str(weight.device), str(weight.dtype), measuring.language]
     return experiment.model_digest(model, code, names, clips, settings)

@@ -6,6 +6,7 @@ outlier ratios. All are keyed by what they depend on.
 
 import copy
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from owl import analysis, decoding, evaluation, experiment, measured, pruning, whisper
-from owl.data import Dataset
-from owl.grid import Job
+from owl import analysis, decoding, evaluation, experiment, measured, oneshot, whisper
+from owl.data import DataError, Dataset
+from owl.grid import Job, key_of
 from owl.intervals import wer_interval
 from owl.measures import kl_summary, pairs
 from owl.record import peak_rss_bytes, provenance
@@ -76,8 +77,8 @@ def measure(job: Job, shared: Ready, sparsity: float) -> dict:
     sparsities, seconds, detail = _allocation(config, shared)
     pruned, started = copy.deepcopy(shared.model), time.perf_counter()
     every, _ = whisper.select(whisper.blocks(pruned), config.pruning.target_modules, config.pruning.excluded_modules)
-    batches = experiment.calibration_batches(config, pruned, shared.processor, shared.labels)
-    rows = pruning.prune(pruned, every, batches, sparsities, method=job.method, pattern=config.pruning.pattern)
+    patterns = analysis.chosen_patterns(config, sparsities)
+    rows = oneshot.prune(config, pruned, shared.processor, every, shared.labels, sparsities, patterns)
     took = time.perf_counter() - started
     prunable, parameters = whisper.weight_counts(pruned, every)
     zeros = whisper.zero_count(every)
@@ -94,7 +95,7 @@ def measure(job: Job, shared: Ready, sparsity: float) -> dict:
         "blocks": dict(zip((block.name for block in shared.guides.blocks), analysis.per_block(shared.guides.blocks, sparsities))),
         "layers": [{"linear": row.linear, "kind": row.kind, "sparsity": row.sparsity, "error": row.error} for row in rows],
         "datasets": [_score(config, pruned, shared.processor, one) for one in shared.heard],
-        "digest": config.digest(),
+        "key": key_of(config),
         "provenance": provenance(config),
     }
     _write(job.path(sparsity), result)
@@ -144,14 +145,18 @@ def _heard(job: Job, config, model, processor, dataset: Dataset) -> Heard:
     stem = job.folder / f"dense-{job.model}-{experiment.slug(dataset.name)}"
     normalizer = experiment.normalizer_of(config, model, dataset)
     key = experiment.model_digest(model, [clip.digest for clip in dataset.clips], settings.model_dump(mode="json"))
-    path, logs = stem.with_suffix(".json"), stem.with_name(f"{stem.name}-{key}.safetensors")
-    if not (logs.exists() and path.exists()):
+    if not batches:
+        raise DataError(
+            f"'{dataset.name}' has no clip with text that fits the model's window, so no divergence can be measured; leave it out"
+        )
+    path, logs = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}-{key}.safetensors")
+    if not (logs.exists() and path.exists() and json.loads(path.read_text(encoding="utf-8"))["key"] == key):
         logs.parent.mkdir(parents=True, exist_ok=True)
         teacher = {str(index): predictions(model, processor, batch) for index, batch in enumerate(batches)}
         temporary = logs.with_suffix(f".{job.name}.tmp")
         save_file(teacher, temporary)
         temporary.replace(logs)
-        _write(path, {"model": job.model, **_score(config, model, processor, Heard(dataset, normalizer, batches, teacher))})
+        _write(path, {"model": job.model, "key": key, **_score(config, model, processor, Heard(dataset, normalizer, batches, teacher))})
     return Heard(dataset, normalizer, batches, load_file(logs))
 
 
@@ -174,6 +179,6 @@ def _kept(stem: Path, model, clips: list[str], config, make) -> dict:
 
 def _write(path: Path, data: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two jobs may make the same thing
     temporary.write_text(json.dumps(data, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)

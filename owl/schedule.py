@@ -10,14 +10,14 @@ def targets(name: str, sparsity: float, rounds: int) -> list[float]:
 
     With t = round / rounds: "linear" S·t; "exponential" 1 − (1 − S)^t, every round removes the same share of what is left;
     "cubic" S·(1 − (1 − t)³), fast while weights are redundant and slow at the end (Zhu & Gupta, arXiv 1710.01878, equation 1);
-    "one_shot" is [S]. ValueError for an unknown name, fewer than one round, several rounds of one_shot, S outside [0, 1).
+    "one_shot" is [S]. ValueError for an unknown name, fewer than one round, several rounds of one_shot, S outside [0, 1] (an allocation may take all of a block).
     """
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule '{name}'; choose one of {', '.join(SCHEDULES)}")
     if rounds < 1 or (name == "one_shot" and rounds != 1):
         raise ValueError(f"{rounds} rounds do not go with schedule {name}; one_shot has exactly 1, the others at least 1")
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must be in [0, 1), not {sparsity}")
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity must be in [0, 1], not {sparsity}")
     shares = [number / rounds for number in range(1, rounds)]
     rising = {
         "one_shot": [],

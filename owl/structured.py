@@ -98,7 +98,9 @@ def fit_budgets(wanted: Sequence[float], most: Sequence[float]) -> list[float]:
 
 def influence(before: Sequence[Float[Tensor, "_ d"]], after: Sequence[Float[Tensor, "_ d"]]) -> float:
     """How much a block turns its states, given batch by batch: 1 − mean cosine between a row before and after it; 0: it does nothing."""
-    cosines = [torch.nn.functional.cosine_similarity(a.double().cpu(), b.double().cpu(), dim=-1) for a, b in zip(before, after, strict=True)]
+    cosines = [
+        torch.nn.functional.cosine_similarity(a.double().cpu(), b.double().cpu(), dim=-1) for a, b in zip(before, after, strict=True)
+    ]
     return 1 - sum(one.sum().item() for one in cosines) / sum(len(one) for one in cosines)
 
 

@@ -1,7 +1,7 @@
 """`make sweep`: run the jobs of a sweep that are not done, N at a time here or on a dask cluster, then draw the comparison.
 
 Every job is a papermill run of `notebooks/sweep_job.ipynb` in a process of its own; what is done is kept, what failed is listed and runs again
-next time. The first job of each model and calibration seed goes ahead alone, because it makes what the others share.
+next time. The first job of each model goes ahead, then the first of each other calibration seed: they make what the others share.
 A dask cluster (SCHEDULER=tcp://…, or Slurm and Kubernetes through the dask projects) must see this folder under the same path.
 """
 
@@ -59,12 +59,14 @@ def run(sweep: str, jobs: list[grid.Job], at_once: int, scheduler: str | None) -
     """Run what is missing: leaders first, then what takes longest, so that no core idles at the end."""
     waiting = [job for job in jobs if job.missing()]
     print(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs are done already", file=sys.stderr)
-    seen: set[tuple[str, int]] = set()
-    leaders = [job for job in waiting if (job.model, job.seed) not in seen and not seen.add((job.model, job.seed))]
-    followers = sorted([job for job in waiting if job not in leaders], key=expected_cost, reverse=True)
+    first = {job.model: job for job in reversed(waiting)}  # makes the dense results
+    seeds = {(job.model, job.seed): job for job in reversed(waiting) if job is not first[job.model]}  # make a seed's calibration text
+    seeds = [job for key, job in seeds.items() if key != (job.model, first[job.model].seed)]
+    leaders = list(first.values())
+    followers = sorted([job for job in waiting if job not in leaders + seeds], key=expected_cost, reverse=True)
     outcomes = []
     with tqdm(total=len(waiting), desc="sweep", unit="job") as bar:
-        for part in (leaders, followers):
+        for part in (leaders, seeds, followers):
             finished = on_cluster(sweep, part, scheduler) if scheduler else here(sweep, part, at_once)
             for outcome in finished:
                 outcomes.append(outcome)

@@ -90,3 +90,12 @@ def test_error_is_at_most_the_published_implementations(golden, name, goal):
     published = facts["layers"][LAYERS.index(name)]["relative_output_error"]
     ours = error(weight, prune_weight(weight, gram, method="alps", **target(goal)), gram)
     assert ours <= published[f"alps@{goal}"]
+
+
+def test_dead_inputs_go_first_whatever_the_scale_of_the_gram_matrix():
+    inputs = torch.randn(200, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs[:, 3] = 0
+    weight, gram = torch.ones(7, 16, dtype=torch.float64), inputs.T @ inputs
+    whole = prune_weight(weight, gram, method="alps", sparsity=0.5)
+    small = prune_weight(weight, 1e-6 * gram, method="alps", sparsity=0.5)
+    assert not whole[:, 3].any() and torch.equal(whole != 0, small != 0)

@@ -17,7 +17,16 @@ from tests.tiny import make_model, make_processor
 
 
 def row(name: str, size: int, wer: float, rtfx: float, runtime: str = "pytorch", **more) -> dict:
-    return {"format": name, "runtime": runtime, "device": "cpu", "bytes": size, "ratio": size / 1000, "wer": wer, "rtfx": rtfx, "loads_in": "it"} | more
+    return {
+        "format": name,
+        "runtime": runtime,
+        "device": "cpu",
+        "bytes": size,
+        "ratio": size / 1000,
+        "wer": wer,
+        "rtfx": rtfx,
+        "loads_in": "it",
+    } | more
 
 
 DENSE = row("dense fp16", 1000, 0.10, 50.0)
@@ -166,7 +175,13 @@ def test_large_int8_graphs_leave_no_copies_behind(tmp_path, monkeypatch):
     model, processor = make_model(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64), make_processor()
     export_onnx_int8(model, processor, tmp_path)
     names = {path.name for path in tmp_path.iterdir() if ".onnx" in path.name}
-    assert names == {"encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx_data", "decoder_model.onnx_data"}
+    assert names == {
+        "encoder_model.onnx",
+        "decoder_model.onnx",
+        "decoder_with_past_model.onnx",
+        "encoder_model.onnx_data",
+        "decoder_model.onnx_data",
+    }
     assert len({(tmp_path / name).stat().st_mode for name in names}) == 1
     audio = [np.random.default_rng(0).standard_normal(4000).astype(np.float32)] * 2
     assert len(onnx_decoder(OnnxWhisper(tmp_path), processor, max_new_tokens=5)(audio)) == 2

@@ -37,6 +37,7 @@ def test_an_allocation_is_scaled_and_each_linear_ends_at_its_own_sparsity():
     rounds = schedule.by_linear("cubic", {"a": 0.6, "b": 0.8, "c": 0.0}, 2)
     assert rounds[0] == pytest.approx({"a": 0.525, "b": 0.7, "c": 0.0})
     assert rounds[1] == {"a": 0.6, "b": 0.8, "c": 0.0}
+    assert schedule.by_linear("one_shot", {"a": 1.0, "b": 0.5}, 1) == [{"a": 1.0, "b": 0.5}]  # an allocation may take a block whole
     assert sum(rounds[0].values()) / 3 == pytest.approx(schedule.targets("cubic", 1.4 / 3, 2)[0])  # the mean is the schedule's own
 
 
@@ -46,7 +47,7 @@ def test_an_allocation_is_scaled_and_each_linear_ends_at_its_own_sparsity():
         (("sine", 0.5, 3), "unknown schedule 'sine'; choose one of one_shot, linear"),
         (("one_shot", 0.5, 3), "one_shot has exactly 1"),
         (("cubic", 0.5, 0), "0 rounds"),
-        (("cubic", 1.0, 2), "sparsity must be in"),
+        (("cubic", 1.1, 2), "sparsity must be in"),
         (("cubic", float("nan"), 2), "sparsity must be in"),
     ],
 )

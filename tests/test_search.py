@@ -135,3 +135,12 @@ def test_clips_that_judge_never_measure():
     measuring, judging = measured.split(labels)
     assert [tokens[0] for tokens in judging.tokens] == [3, 7]
     assert not {clip.id for clip in measuring.clips} & {clip.id for clip in judging.clips}
+
+
+def test_heuristics_keep_the_budget_below_the_last_level(model):
+    every = whisper.blocks(model)
+    units, wanted = search.units(every), [1.0, 0.9, 0.8, 0.7]
+    sizes = [unit.weights for unit in units]
+    mean = sum(value * block.weight_count for value, block in zip(wanted, every)) / sum(sizes)
+    found = measured.per_unit(units, every, wanted, mean)
+    assert max(found) <= search.LEVELS[-1] and np.dot(found, sizes) / sum(sizes) == pytest.approx(mean, abs=1e-9)

@@ -9,6 +9,7 @@ import signal
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
@@ -85,12 +86,45 @@ def test_jobs_cover_the_grid_and_the_repeats(sweep_file):
         ({"baseline": ["alps", "owl"]}, "not in the grid"),
         ({"method": ["wanda"]}, "unknown key"),
         ({"models": {"tiny": "gone.json"}}, "no such config file"),
+        ({"models": {"a/b": "tiny.json"}}, "becomes part of file names"),
+        ({"repeats": {"seeds": [0], "sparsities": [0.5]}}, "the grid's own seed"),
+        ({"repeats": {"seeds": [1], "pairs": [["wanda", "owl"], ["wanda", "owl"]]}, "baseline": ["wanda", "owl"]}, "names a pair twice"),
     ],
 )
 def test_a_sweep_that_cannot_work_is_refused_with_the_fix(sweep_file, change, words):
     sweep_file.write_text(json.dumps(json.loads(sweep_file.read_text()) | change))
     with pytest.raises(ConfigError, match=words):
         grid.load(sweep_file)
+
+
+@pytest.mark.parametrize("change", [{"recovery": "blockwise"}, {"pruning_pattern": "structured"}])
+def test_a_config_that_a_sweep_cannot_compare_is_refused(sweep_file, change):
+    raw = json.loads((sweep_file.parent / "tiny.json").read_text())
+    raw["pruning"] |= change
+    (sweep_file.parent / "tiny.json").write_text(json.dumps(raw))
+    wanted = json.loads(sweep_file.read_text()) | {"methods": ["sparsegpt"]}
+    sweep_file.write_text(json.dumps(wanted))
+    with pytest.raises(ConfigError, match="a sweep compares one-shot"):
+        grid.load(sweep_file)
+
+
+def test_other_weights_make_a_point_anew(sweep_file):
+    job = jobs_of(sweep_file)[0]
+    point.measure(job, point.ready(job), 0.5)
+    assert job.missing() == [0.7]
+    weights = sweep_file.parent / "model" / "model.safetensors"
+    weights.touch()
+    assert job.missing() == SPARSITIES
+
+
+def test_columns_of_one_dataset_stand_together():
+    rows = [
+        {"model": "m", "dataset": dataset, "sparsity": sparsity, "method": "alps", "allocation": "owl", "wer": sparsity}
+        for sparsity in SPARSITIES
+        for dataset in ("z", "a")
+    ]
+    found = comparison.wer_grid(pd.DataFrame(rows))
+    assert list(found.columns) == [("m", "z", 0.5), ("m", "z", 0.7), ("m", "a", 0.5), ("m", "a", 0.7)]
 
 
 def test_a_point_is_what_pruning_and_scoring_by_hand_give_and_is_kept(sweep_file):
