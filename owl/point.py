@@ -150,7 +150,7 @@ def _heard(job: Job, config, model, processor, dataset: Dataset) -> Heard:
             f"'{dataset.name}' has no clip with text that fits the model's window, so no divergence can be measured; leave it out"
         )
     path, logs = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}-{key}.safetensors")
-    if not (logs.exists() and path.exists() and json.loads(path.read_text(encoding="utf-8"))["key"] == key):
+    if not (logs.exists() and path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key):
         logs.parent.mkdir(parents=True, exist_ok=True)
         teacher = {str(index): predictions(model, processor, batch) for index, batch in enumerate(batches)}
         temporary = logs.with_suffix(f".{job.name}.tmp")
