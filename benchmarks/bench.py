@@ -8,7 +8,7 @@ import time
 
 import pandas as pd
 
-from benchmarks import allocations, formats
+from benchmarks import allocations, formats, linears
 from owl import allocation, decoding, evaluation, experiment, format_rows, pruning, record, whisper
 from owl.config import load
 from owl.fresh import in_fresh_process
@@ -51,6 +51,7 @@ def main(path: str) -> None:
         print(
             f"  {method:10s} exclude {wer['exclude']:.4f}   include {wer['include']:.4f}   include − exclude {wer['include'] - wer['exclude']:+.4f}"
         )
+    linears.main(path)
     allocations.main(path)
     formats.main(path)
 

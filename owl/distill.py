@@ -37,11 +37,6 @@ class Course:
     def kl_before(self) -> float:
         return self.curve[0]["kl"]
 
-    @property
-    def kl_after(self) -> float:
-        """Of the weights that were kept: the best of the curve."""
-        return min(row["kl"] for row in self.curve)
-
 
 @dataclass(frozen=True)
 class Target:

@@ -6,6 +6,7 @@ traceback goes to `runs/<run>/failed/`, and what an earlier report of this run c
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import papermill
@@ -27,27 +28,34 @@ def main(notebook: Path, output: Path, run: str, step: str) -> int:
     print(f"[{step}] {notebook.stem}", file=sys.stderr, flush=True)
     half = ROOT / "runs" / run / "failed" / output.name
     half.parent.mkdir(parents=True, exist_ok=True)
+    problem = attempt(notebook, half, {"run": run})
+    if problem:
+        print(f"\nthe notebook as far as it came: {half.relative_to(ROOT)}", file=sys.stderr)
+        print(f"error: {notebook.stem} stopped: {problem}", file=sys.stderr)
+        return 1
+    shutil.move(half, output)
+    return 0
+
+
+def attempt(notebook: Path, output: Path, parameters: Mapping[str, str]) -> str | None:
+    """Run a notebook into `output`, its progress on stderr. None, or in one line why it stopped."""
     try:
         papermill.execute_notebook(
             str(notebook),
-            str(half),
-            {"run": run},
+            str(output),
+            dict(parameters),
             cwd=str(notebook.parent),
             progress_bar=False,
             stderr_file=sys.stderr,
             kernel_name="python3",
         )
     except PapermillExecutionError as error:
-        print(f"\nthe notebook with its traceback: {half.relative_to(ROOT)}", file=sys.stderr)
-        print(f"error: {notebook.stem} stopped: {error.ename}: {error.evalue}", file=sys.stderr)
-        return 1
-    except (DeadKernelError, CellTimeoutError) as error:
-        print(f"\nthe notebook as far as it came: {half.relative_to(ROOT)}", file=sys.stderr)
-        what = DIED if isinstance(error, DeadKernelError) else "a cell ran into its time limit"
-        print(f"error: {notebook.stem} stopped: {what}; {SMALLER}", file=sys.stderr)
-        return 1
-    shutil.move(half, output)
-    return 0
+        return f"{error.ename}: {error.evalue}"
+    except DeadKernelError:
+        return f"{DIED}; {SMALLER}"
+    except CellTimeoutError:
+        return f"a cell ran into its time limit; {SMALLER}"
+    return None
 
 
 if __name__ == "__main__":

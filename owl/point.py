@@ -19,7 +19,7 @@ from owl.data import DataError, Dataset
 from owl.grid import Job, key_of
 from owl.intervals import wer_interval
 from owl.measures import kl_summary, pairs
-from owl.record import peak_rss_bytes, provenance
+from owl.record import peak_rss_bytes, provenance, whole_folder
 from owl.scoring import clip_errors
 from owl.states import States
 from owl.teacher import TextBatch, divergence_rows, predictions, text_batches
@@ -34,7 +34,11 @@ class Heard:
     dataset: Dataset
     normalizer: str
     batches: list[TextBatch]
-    teacher: dict[str, Tensor]  # batch number → log probabilities
+    teacher: Path  # folder with one file of log probabilities per batch: all together may be larger than the memory
+
+    def dense(self, index: int) -> Tensor:
+        """The dense model's log probabilities for one batch, (clips, text + 1, vocabulary)."""
+        return load_file(self.teacher / f"{index}.safetensors")["logs"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def _score(config, model, processor, heard: Heard) -> dict:
     kl = [
         row
         for index, batch in enumerate(heard.batches)
-        for row in divergence_rows(batch, heard.teacher[str(index)], predictions(model, processor, batch, states))
+        for row in divergence_rows(batch, heard.dense(index), predictions(model, processor, batch, states))
     ]
     return {
         "name": dataset.name,
@@ -149,15 +153,14 @@ def _heard(job: Job, config, model, processor, dataset: Dataset) -> Heard:
         raise DataError(
             f"'{dataset.name}' has no clip with text that fits the model's window, so no divergence can be measured; leave it out"
         )
-    path, logs = stem.with_name(f"{stem.name}.json"), stem.with_name(f"{stem.name}-{key}.safetensors")
-    if not (logs.exists() and path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key):
-        logs.parent.mkdir(parents=True, exist_ok=True)
-        teacher = {str(index): predictions(model, processor, batch) for index, batch in enumerate(batches)}
-        temporary = logs.with_suffix(f".{job.name}.tmp")
-        save_file(teacher, temporary)
-        temporary.replace(logs)
-        _write(path, {"model": job.model, "key": key, **_score(config, model, processor, Heard(dataset, normalizer, batches, teacher))})
-    return Heard(dataset, normalizer, batches, load_file(logs))
+    path, heard = stem.with_name(f"{stem.name}.json"), Heard(dataset, normalizer, batches, stem.with_name(f"{stem.name}-{key}"))
+    if not heard.teacher.exists():
+        with whole_folder(heard.teacher) as folder:
+            for index, batch in enumerate(batches):
+                save_file({"logs": predictions(model, processor, batch)}, folder / f"{index}.safetensors")
+    if not (path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key):
+        _write(path, {"model": job.model, "key": key, **_score(config, model, processor, heard)})
+    return heard
 
 
 def _listen(config, model, processor, every, dataset: Dataset) -> dict:

@@ -1,6 +1,6 @@
 """`make sweep`: run the jobs of a sweep that are not done, N at a time here or on a dask cluster, then draw the comparison.
 
-Every job is a papermill run of `notebooks/sweep_job.ipynb` in a process of its own; what is done is kept, what failed is listed and runs again
+Every job is a papermill run in a process of its own (`owl.sweep_job`); what is done is kept, what failed is listed and runs again
 next time. The first job of each model goes ahead, then the first of each other calibration seed: they make what the others share.
 A dask cluster (SCHEDULER=tcp://…, or Slurm and Kubernetes through the dask projects) must see this folder under the same path.
 """
@@ -20,7 +20,6 @@ from owl import grid
 from owl.config import ConfigError
 from owl.paths import ROOT
 
-NOTEBOOK = ROOT / "notebooks" / "sweep_job.ipynb"
 RETRIES = 2  # on a cluster, for a job whose worker died
 
 
@@ -114,20 +113,10 @@ def execute(sweep: str, job: str, folder: str, threads: int | None) -> Outcome:
     target = Path(folder) / "jobs"
     target.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        "--cwd",
-        str(NOTEBOOK.parent),
-        "--no-progress-bar",
-        str(NOTEBOOK),
-        str(target / f"{job}.ipynb"),
-    ]
     log = target / f"{job}.log"
+    command = [sys.executable, "-m", "owl.sweep_job", os.path.abspath(sweep), job, str(target / f"{job}.ipynb")]
     with log.open("w", encoding="utf-8") as stream:
-        parameters = ["-r", "sweep", os.path.abspath(sweep), "-r", "job", job]
-        code = subprocess.run([*command, *parameters], stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+        code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False).returncode
     if code == 0:
         return Outcome(job, None)
     said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]

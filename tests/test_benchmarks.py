@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import allocations, bench, growth, narrow
+from benchmarks import allocations, bench, growth, linears, narrow
 from owl import experiment
 from owl.config import load
 from tests.conftest import ROOT
@@ -33,6 +33,16 @@ def test_an_allocation_is_timed_and_its_database_counted_apart(few, name, monkey
     row = allocations.allocate(few, "magnitude", name)
     assert row["each s"] >= 0 and row["peak GB"] > 0.1
     assert (row["once s"] > 1) == (name == "measured")
+
+
+def test_alps_is_never_above_sparsegpt_on_linears_of_the_demo(few):
+    """Two blocks of eight; `make bench` prints the ratio over all of them."""
+    raw = json.loads(open(few).read())
+    raw["pruning"]["target_modules"] = ["encoder.layers.0", "decoder.layers.3"]
+    open(few, "w").write(json.dumps(raw))
+    found = linears.ratios(few, (0.7, "2:4"))
+    assert len(found) == 2 * (6 + 10) and (found.sparsegpt > 0).all()
+    assert found.ratio.max() < 1
 
 
 def test_a_narrowed_model_is_timed_in_two_runtimes_and_scored(few, monkeypatch):

@@ -143,8 +143,9 @@ def test_distillation_repairs_planted_damage():
         weight = every[2].linears[0].module.weight
         weight += 0.5 * torch.randn(weight.shape, generator=generator)
     course = train(model, dense, every, steps=80)
-    assert course.kl_after < 0.5 * course.kl_before
-    assert distill.divergence(model, answers(dense)) == pytest.approx(course.kl_after, rel=1e-6)
+    best = min(row["kl"] for row in course.curve)
+    assert best < 0.5 * course.kl_before
+    assert distill.divergence(model, answers(dense)) == pytest.approx(best, rel=1e-6)
     assert [course.steps, course.curve[0]["step"], course.curve[-1]["step"]] == [80, 0, 80]
 
 
@@ -152,7 +153,7 @@ def test_distillation_never_ends_worse_on_the_held_out_clips():
     model, dense, every = pruned_model()
     before = copy.deepcopy(model.state_dict())
     course = train(model, dense, every, rate=30.0, steps=10)
-    assert course.kl_after == course.kl_before
+    assert course.kl_before == min(row["kl"] for row in course.curve)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

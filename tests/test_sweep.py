@@ -5,8 +5,11 @@ The cluster test needs dask (requirements-cluster.txt): two real workers, one ki
 
 import json
 import os
+import shutil
 import signal
 import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -193,30 +196,36 @@ def test_a_scheduler_that_is_not_there_is_one_clear_error(sweep_file, capsys):
     assert "no dask scheduler answers there" in capsys.readouterr().err
 
 
-def work_slowly(path, job, folder, threads):
-    """Stands for a job on a worker: leaves its process id, takes a while, then makes its file once."""
-    (ROOT / folder / f"{job}.{os.getpid()}.running").touch()
-    time.sleep(2)
-    (ROOT / folder / f"{job}.done").touch()
-    return sweep.Outcome(job, None)
+def processes_of(job):
+    """The running processes of a job: papermill's own, then its kernel's."""
+    import psutil  # comes with dask
+
+    mine = [one for one in psutil.process_iter(["cmdline"]) if {"owl.sweep_job", job.name} <= set(one.info["cmdline"] or [])]
+    return [one for first in mine for one in (first, *first.children(recursive=True))]
 
 
-def test_a_killed_worker_loses_nothing(sweep_file, monkeypatch):
+def wait_for(what, seconds=60):
+    limit = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.1)
+    return found
+
+
+def test_a_killed_worker_loses_nothing_and_leaves_nothing_running(sweep_file, monkeypatch):
     distributed = pytest.importorskip("dask.distributed", reason="dask is optional: pip install -r requirements-cluster.txt")
-    monkeypatch.setattr(sweep, "execute", work_slowly)
-    jobs = jobs_of(sweep_file)
-    folder = jobs[0].folder
-    folder.mkdir(parents=True)
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
-        outcomes = iter(sweep.on_cluster(str(sweep_file), jobs, cluster.scheduler_address))
-        first = next(outcomes)
-        running = [path for path in folder.glob("*.running") if not (folder / f"{path.name.split('.')[0]}.done").exists()]
-        while not running:
-            time.sleep(0.1)
-            running = [path for path in folder.glob("*.running") if not (folder / f"{path.name.split('.')[0]}.done").exists()]
-        os.kill(int(running[0].name.split(".")[1]), signal.SIGKILL)
-        everything = [first, *outcomes]
-    assert sorted(one.job for one in everything) == sorted(job.name for job in jobs) and not any(one.problem for one in everything)
-    assert all((folder / f"{job.name}.done").exists() for job in jobs)
-    killed = running[0].name.split(".")[0]
-    assert len(list(folder.glob(f"{killed}.*.running"))) == 2  # it ran again elsewhere
+    monkeypatch.setattr(grid, "ROOT", ROOT)  # what the jobs' own processes go by
+    path = sweep_file.rename(sweep_file.with_name(f"test-{uuid.uuid4().hex}.json"))
+    kept, killed = jobs = jobs_of(path)[:2]
+    try:
+        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+            with ThreadPoolExecutor(1) as pool:
+                run = pool.submit(lambda: list(sweep.on_cluster(str(path), jobs, cluster.scheduler_address)))
+                first, *kernel = wait_for(lambda: len(found := processes_of(killed)) > 1 and found)
+                os.kill(first.ppid(), signal.SIGKILL)
+                wait_for(lambda: not any(one.is_running() for one in (first, *kernel)))
+                outcomes = run.result()
+        assert sorted(one.job for one in outcomes) == sorted([kept.name, killed.name]) and not any(one.problem for one in outcomes)
+        assert not any(job.missing() for job in jobs)
+    finally:
+        shutil.rmtree(kept.folder, ignore_errors=True)
