@@ -10,6 +10,8 @@ import sys
 from html import escape
 from pathlib import Path
 
+import owl.quick  # noqa: F401 - before what it makes quick
+
 import nbformat
 from jinja2 import Environment, FileSystemLoader
 from nbconvert import HTMLExporter
