@@ -14,7 +14,7 @@ from demo.model import make_model, make_processor
 from demo.speech import Style, opus_bytes, synthesise
 from demo.text import sentences
 from demo.train import Example, Schedule, fingerprint, prepare, train
-from owl.record import whole_folder
+from owl.whole import whole_file, whole_folder
 
 SHIPPED = Style(flite_share=0.15, noise_db=(25.0, 45.0))  # the committed clips are cleaner than what the model trains on
 COUNTS = {"evaluation": 160, "calibration": 128, "training": 12_000}  # sentences per split; split names the folder in data/demo
@@ -38,8 +38,8 @@ def training_examples(work: Path, texts: list[str], processor: WhisperProcessor,
     if not cache.exists():
         work.mkdir(parents=True, exist_ok=True)
         examples = sorted(prepare(synthesise(texts, seed), processor), key=lambda example: example.features.shape[1])
-        torch.save([tuple(example) for example in examples], cache.with_suffix(".tmp"))
-        cache.with_suffix(".tmp").replace(cache)
+        with whole_file(cache) as path:
+            torch.save([tuple(example) for example in examples], path)
     return [Example(*example) for example in torch.load(cache)]
 
 

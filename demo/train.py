@@ -22,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from demo.model import TEXT_TOKENS
 from demo.speech import RATE, Clip, through_opus
+from owl.whole import whole_file
 
 FULL_WINDOW = 3000  # mel frames in 30 s
 OPUS_EVERY = 6  # one training clip in six is heard through the codec of the shipped clips
@@ -97,8 +98,8 @@ def train(
             bar.set_postfix(ce=f"{cross_entropy.item():.3f}", ctc=f"{ctc.item():.3f}")
         if (step + 1) % 500 == 0 or step + 1 == total:
             state = {"model": model.state_dict(), "head": head.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").replace(checkpoint)
+            with whole_file(checkpoint) as path:
+                torch.save(state, path)
     model.eval()
 
 

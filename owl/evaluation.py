@@ -16,6 +16,7 @@ from owl.decoding import Decoder
 from owl.states import States
 from owl.teacher import divergence_rows, predictions, text_batches
 from owl.whisper import window_samples
+from owl.whole import whole_file
 from owl.windows import split_at_silences
 
 
@@ -83,9 +84,8 @@ def transcribe(
 def save(path: Path, transcription: Transcription, provenance: Mapping) -> None:
     """Raw JSONL, one clip a line, the wall time and where it all comes from on the first; written whole or not at all."""
     lines = [{"seconds": transcription.seconds, "provenance": provenance}, *(asdict(one) for one in transcription.transcripts)]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 
 def read(path: Path) -> Transcription:

@@ -10,9 +10,10 @@ from transformers import AutoConfig
 from owl import export
 from owl.compact_model import export_compact
 from owl.origin import model_label
-from owl.record import Run, provenance, whole_folder
+from owl.record import Run, provenance
 from owl.schema import FORMATS
 from owl.whisper import blocks
+from owl.whole import whole_folder
 
 
 SOURCES = {

@@ -21,8 +21,8 @@ from owl.allocation import fit
 from owl.config import Config
 from owl.paths import ROOT
 from owl.probe import Probe
-from owl.record import whole_folder
 from owl.whisper import Block, prompt_tokens
+from owl.whole import whole_folder
 
 JUDGE_EVERY = 4  # of so many calibration clips the last one judges
 MEASURING_CLIPS = 24  # at most so many clips measure units, once

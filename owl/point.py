@@ -6,7 +6,6 @@ outlier ratios. All are keyed by what they depend on.
 
 import copy
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,11 @@ from owl.data import DataError, Dataset
 from owl.grid import Job, key_of
 from owl.intervals import wer_interval
 from owl.measures import kl_summary, pairs
-from owl.record import peak_rss_bytes, provenance, whole_folder
+from owl.record import peak_rss_bytes, provenance
 from owl.scoring import clip_errors
 from owl.states import States
 from owl.teacher import TextBatch, divergence_rows, predictions, text_batches
+from owl.whole import whole_file, whole_folder
 
 CANDIDATES = ("uniform", "owl", "dlp", "alpha")  # heuristics that the measured allocation starts from
 
@@ -181,7 +181,5 @@ def _kept(stem: Path, model, clips: list[str], config, make) -> dict:
 
 
 def _write(path: Path, data: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two jobs may make the same thing
-    temporary.write_text(json.dumps(data, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(data, allow_nan=False) + "\n", encoding="utf-8")

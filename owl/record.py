@@ -6,11 +6,9 @@
 import json
 import platform
 import resource
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -23,6 +21,7 @@ from owl.config import Config, ConfigError, load_resolved
 from owl.paths import ROOT
 from owl.resolve import prepare
 from owl.whisper import choose_device, choose_dtype
+from owl.whole import whole_file
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "jiwer", "whisper-normalizer", "numpy", "onnxruntime", "ctranslate2")
 
@@ -42,10 +41,8 @@ class Run:
     def write(self, artefact: str, data: Mapping) -> None:
         """`<folder>/<artefact>.json`, with provenance and this process's peak memory (bytes) added."""
         text = json.dumps({**data, "peak_rss_bytes": peak_rss_bytes(), "provenance": provenance(self.config)}, indent=1, allow_nan=False)
-        path = self.folder / f"{artefact}.json"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with whole_file(self.folder / f"{artefact}.json") as path:
+            path.write_text(text + "\n", encoding="utf-8")
 
     def read(self, artefact: str, made_by: str) -> dict:
         """What `write` left; MissingArtefact that names the notebook `made_by` if it is not there."""
@@ -62,21 +59,6 @@ def open_run(config: str = "", run: str = "", overrides: Mapping[str, object] | 
     name = run or prepare(ROOT / config, dict(overrides or {}))
     folder = ROOT / "runs" / name
     return Run(name, folder, load_resolved(folder / "config.json"))
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place when the block ends well and disappears when it does not."""
-    temporary = target.with_name(target.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.replace(target)
 
 
 def folder_bytes(folder: Path) -> int:

@@ -16,8 +16,9 @@ from owl.data import DataError
 from owl.distill import Target
 from owl.examples import Example, batches_per_pass
 from owl.experiment import Labels, model_digest
-from owl.record import Run, whole_folder
+from owl.record import Run
 from owl.whisper import Block, blocks, window_samples
+from owl.whole import whole_folder
 
 HELD_OUT_EVERY = 8  # one calibration clip in so many
 

@@ -20,6 +20,7 @@ from traitlets.config import Config as Traits
 from owl import origin
 from owl.deployment import table
 from owl.paths import ROOT
+from owl.whole import whole_file
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCHEMA_VERSION = 1
@@ -124,9 +125,8 @@ def seconds_of(notebook) -> float:
 
 def write(path: Path, text: str) -> None:
     """Whole or not at all."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

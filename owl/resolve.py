@@ -16,6 +16,7 @@ from pathlib import Path
 
 from owl.config import Config, ConfigError, load, run_name
 from owl.paths import ROOT
+from owl.whole import whole_file
 
 CLAIMS = ("summary.json", "index.html")  # what makes a report look finished
 
@@ -111,16 +112,13 @@ def refuse_finished_run_of_another_config(written: Path, name: str, config: Conf
 
 def write_if_changed(path: Path, text: str) -> bool:
     """Write a file whole or not at all; a file with this very text keeps its time. Returns whether it wrote."""
-    temporary = path.with_name(path.name + ".tmp")
     try:
         if path.is_file() and path.read_bytes() == text.encode():
             return False
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
         return True
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         fix = "check its permissions and the free space, or make room"
         raise ConfigError(f"cannot write {path} ({error.strerror}); {fix}") from None
 

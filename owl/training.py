@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from owl.whisper import Block
+from owl.whole import whole_file
 
 WARM_UP = 0.05  # share of the training during which the learning rate rises
 
@@ -56,10 +57,8 @@ def restore(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 def save_state(path: Path, key: str, state: dict) -> None:
     """Write `state` (tensors, numbers, lists of them) whole or not at all; `key` says which training it belongs to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save({"key": key, "state": state}, temporary)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        torch.save({"key": key, "state": state}, temporary)
 
 
 def load_state(path: Path, key: str) -> dict | None:

@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 
-from owl import execute, record, report
+from owl import execute, record, report, whole
 from owl.config import load
 from tests.conftest import ROOT
 
@@ -39,14 +39,14 @@ def test_a_missing_artefact_names_itself_and_the_notebook_that_makes_it(run):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "model"
-    with record.whole_folder(target) as folder:
+    with whole.whole_folder(target) as folder:
         (folder / "weights").write_text("old")
-    with pytest.raises(KeyboardInterrupt), record.whole_folder(target) as folder:
+    with pytest.raises(KeyboardInterrupt), whole.whole_folder(target) as folder:
         (folder / "weights").write_text("half")
         raise KeyboardInterrupt
     assert (target / "weights").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    with record.whole_folder(target) as folder:
+    with whole.whole_folder(target) as folder:
         (folder / "other").write_text("new")
     assert [path.name for path in target.iterdir()] == ["other"]
     assert record.folder_bytes(target) == 3
