@@ -46,6 +46,16 @@ def test_the_smallest_and_the_fastest_within_a_point_are_named():
     assert fast == "Fastest within +1 % WER: onnx-int8, 80.0× real time, 1.60 times dense fp16 in PyTorch, WER 10.50%."
 
 
+def test_what_lies_within_the_spread_of_the_same_work_is_not_called_faster():
+    rows = [DENSE, row("hf", 1000, 0.1, 50.0), row("compact", 400, 0.1, 60.0), row("dense small", 300, 0.3, 200.0)]
+    _, fast, spread = deployment.recommendation(rows)
+    assert fast.endswith("60.0× real time, 1.20 times dense fp16 in PyTorch, WER 10.00%; it is not faster than dense.")
+    assert spread.startswith("Timings of the same work lie up to 1.20 times apart in this table")
+    assert "not faster than dense in pytorch (1.20 times)" in deployment.facts(rows[2], rows)
+    fast = deployment.recommendation([*rows, row("onnx-int8", 600, 0.1, 61.0, "onnxruntime")])[1]
+    assert "onnx-int8, 61.0× real time, 1.22 times" in fast and not fast.endswith("dense.")
+
+
 def test_where_no_format_qualifies_the_nearest_is_named_with_its_gap():
     (text,) = deployment.recommendation([DENSE, row("hf", 1000, 0.3, 50.0), row("ct2", 900, 0.25, 60.0, "ctranslate2")])
     assert text == "No format is within +1 % WER of dense (10.00%); the nearest is ct2, +15.00%. Prune less, or recover."
