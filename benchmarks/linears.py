@@ -4,6 +4,7 @@ import pandas as pd
 
 from benchmarks.allocations import ready
 from owl import calibration, experiment
+from owl.fresh import in_fresh_process
 from owl.pruning import COLUMN_BLOCK, Shared, relative_output_error
 from owl.solvers import prune_weight
 
@@ -12,8 +13,8 @@ DAMPING = 0.01
 
 
 def main(path: str) -> None:
-    print("\nlinears: relative output error of alps ÷ sparsegpt's, over all linears of the model (above 1: sparsegpt is better)")
-    found = ratios(path, LEVELS)
+    print("\nlinears: relative output error of alps ÷ sparsegpt's, over all targeted linears (above 1: sparsegpt is better)")
+    found = in_fresh_process(ratios, path, LEVELS)
     table = found.groupby("level", sort=False).ratio.agg(["min", "median", "max", "count"])
     print(table.to_string(float_format=lambda value: f"{value:.3f}"))
     worst = found.loc[found.ratio.idxmax()]
@@ -21,7 +22,7 @@ def main(path: str) -> None:
 
 
 def ratios(path: str, levels) -> pd.DataFrame:
-    """One row per linear and level (a sparsity or an N:M pattern): linear, level, sparsegpt, alps (relative output errors), ratio."""
+    """One row per linear and level (a sparsity or an N:M pattern): linear, level, sparsegpt, alps (relative output errors), ratio (NaN where sparsegpt makes none)."""
     config, model, processor, every, labels = ready(path, "alps")
     batches = experiment.calibration_batches(config, model, processor, labels)
     shared = {method: Shared(method, DAMPING) for method in ("sparsegpt", "alps")}
@@ -31,7 +32,8 @@ def ratios(path: str, levels) -> pd.DataFrame:
             made = {method: factors.of(linear, statistics[linear.name], False) for method, factors in shared.items()}
             for level in levels:
                 errors = {method: _error(linear.module.weight.data, method, level, *made[method]) for method in shared}
-                rows.append({"linear": linear.name, "level": level, **errors, "ratio": errors["alps"] / errors["sparsegpt"]})
+                ratio = errors["alps"] / errors["sparsegpt"] if errors["sparsegpt"] else float("nan")
+                rows.append({"linear": linear.name, "level": level, **errors, "ratio": ratio})
     return pd.DataFrame(rows)
 
 

@@ -3,12 +3,15 @@
 import os
 from pathlib import Path
 
+import owl.quick  # noqa: F401 - before what it makes quick
+
 import nbformat
 import papermill
 
 from owl.grid import folder_of, name_of
 from owl.paths import ROOT
-from owl.report import render_notebook, title_of, write as write_text
+from owl.report import render_notebook, title_of
+from owl.report import write as write_text
 
 NOTEBOOK = ROOT / "notebooks" / "05_comparison.ipynb"
 

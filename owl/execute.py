@@ -18,7 +18,7 @@ from papermill.exceptions import PapermillExecutionError
 from owl.paths import ROOT
 from owl.resolve import CLAIMS
 
-DIED = "its kernel died, most likely because memory ran out (the README says what each model needs)"
+DIED = "its kernel died; if nobody stopped it, memory most likely ran out (the README says what each model needs): then"
 SMALLER = "use fewer clips (SAMPLES=20), a smaller evaluation.batch_size or pruning.calibration.samples in the config, or a smaller MODEL"
 
 
@@ -30,7 +30,7 @@ def main(notebook: Path, output: Path, run: str, step: str) -> int:
     print(f"[{step}] {notebook.stem}", file=sys.stderr, flush=True)
     half = ROOT / "runs" / run / "failed" / output.name
     half.parent.mkdir(parents=True, exist_ok=True)
-    problem = attempt(notebook, half, {"run": run})
+    problem = attempt(notebook, half, {"run": run}, SMALLER)
     if problem:
         print(f"\nthe notebook as far as it came: {half.relative_to(ROOT)}", file=sys.stderr)
         print(f"error: {notebook.stem} stopped: {problem}", file=sys.stderr)
@@ -39,8 +39,8 @@ def main(notebook: Path, output: Path, run: str, step: str) -> int:
     return 0
 
 
-def attempt(notebook: Path, output: Path, parameters: Mapping[str, str]) -> str | None:
-    """Run a notebook into `output`, its progress on stderr. None, or in one line why it stopped."""
+def attempt(notebook: Path, output: Path, parameters: Mapping[str, str], smaller: str) -> str | None:
+    """Run a notebook into `output`, its progress on stderr. None, or why it stopped; `smaller` says what to do where memory or time ran out."""
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -54,9 +54,9 @@ def attempt(notebook: Path, output: Path, parameters: Mapping[str, str]) -> str 
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     except DeadKernelError:
-        return f"{DIED}; {SMALLER}"
+        return f"{DIED} {smaller}"
     except CellTimeoutError:
-        return f"a cell ran into its time limit; {SMALLER}"
+        return f"a cell ran into its time limit; {smaller}"
     return None
 
 

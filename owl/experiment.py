@@ -25,7 +25,6 @@ from owl.scoring import is_repetitive
 from owl.states import States
 from owl.whisper import choose_device, choose_dtype, language_of, window_samples
 
-
 DECODING_MODULES = ("decoding", "evaluation", "prompt", "windows", "whisper")  # a change in one of them makes stored transcripts stale
 
 
@@ -37,6 +36,16 @@ class Labels:
     tokens: list[list[int]]
     dropped: dict[str, int]
     language: str | None
+
+    def pick(self, chosen: Sequence[int]) -> "Labels":
+        """Only the clips with these indices."""
+        return replace(self, clips=[self.clips[i] for i in chosen], tokens=[self.tokens[i] for i in chosen])
+
+    def hold_out(self, every: int) -> tuple["Labels", "Labels"]:
+        """(the rest, each `every`-th clip); of fewer clips the last is held out, and a single clip is in both."""
+        count = len(self.clips)
+        away = range(every - 1, count, every) or range(count - 1, count)
+        return self.pick([i for i in range(count) if i not in away] or away), self.pick(away)
 
 
 def load_model(config: Config, folder: Path | None = None, *, accelerated: bool = False):

@@ -71,7 +71,7 @@ def dense_rows(wanted: Sequence[str], run: Run, original, processor, datasets: S
     for other in others:
         config = run.config.model_copy(update={"model": run.config.model.model_copy(update={"name": other})})
         found = in_fresh_process(measure, "hf", None, config, datasets, torch.float16)
-        rows.append(_row(f"dense {Path(other).name}", found, 2 * found.parameters, run, original, datasets))
+        rows.append(_row(f"dense model {Path(other).name}", found, 2 * found.parameters, run, original, datasets))
     return rows
 
 

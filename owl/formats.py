@@ -15,7 +15,6 @@ from owl.schema import FORMATS
 from owl.whisper import blocks
 from owl.whole import whole_folder
 
-
 SOURCES = {
     "magnitude": "magnitude pruning (Han et al., arXiv 1506.02626)",
     "wanda": "Wanda (Sun et al., arXiv 2306.11695)",

@@ -16,14 +16,12 @@ from pydantic import ValidationError, model_validator
 from owl import config as configs
 from owl.checks import check, unique
 from owl.config import Config, ConfigError
+from owl.modules import code_digest
 from owl.paths import ROOT
 from owl.problems import describe
 from owl.resolve import fingerprints
 from owl.schema import Allocation, Method, Section, Sparsity, Text
 
-CODE = (
-    "allocation alps calibration decoding heuristics measured outliers point pruning scoring search solvers teacher".split()
-)  # of a point
 Pair = Annotated[list[str], check(lambda pair: len(pair) == 2, "must be [method, allocation]")]
 Some = check(len, "must not be empty")
 Seed = Annotated[int, check(lambda value: value >= 0, "must be a whole number of at least 0")]
@@ -150,8 +148,7 @@ def folder_of(sweep: str) -> Path:
 
 def key_of(config: Config) -> str:
     """Hash of what a point depends on: its config, the files of its model and datasets, the kernels' code."""
-    code = [(Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8") for name in CODE]
-    return hashlib.sha256(json.dumps([config.digest(), fingerprints(config), code]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([config.digest(), fingerprints(config), code_digest("point")]).encode()).hexdigest()[:16]
 
 
 def is_done(path: Path, config: Config) -> bool:

@@ -5,11 +5,10 @@ solved budget, its evolved form and the heuristics, is the allocation; so it is 
 database. The final prune works block by block and uses all clips again, like every other allocation's: its divergence is another number.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,30 +18,17 @@ from safetensors.torch import load_file, save_file
 from owl import experiment, search
 from owl.allocation import fit
 from owl.config import Config
+from owl.modules import code_digest
 from owl.paths import ROOT
 from owl.probe import Probe
 from owl.whisper import Block, prompt_tokens
 from owl.whole import whole_folder
 
-JUDGE_EVERY = 4  # of so many calibration clips the last one judges
+JUDGE_EVERY = 4  # one calibration clip in so many judges
 MEASURING_CLIPS = 24  # at most so many clips measure units, once
-SEARCHING_CLIPS, JUDGING_CLIPS = (
-    10,
-    8,
-)  # at most so many measure and judge candidates: a further sparsity costs no more than one pruning run
+SEARCHING_CLIPS, JUDGING_CLIPS = 10, 8  # at most so many measure and judge: a further sparsity costs no more than one pruning run
 OFFSPRING = 6  # candidates of the evolutionary search; more gained little on held-out clips
 DATABASES = ROOT / "runs" / ".databases"
-CODE = (
-    "alps",
-    "calibration",
-    "decoding",
-    "measured",
-    "probe",
-    "pruning",
-    "search",
-    "solvers",
-    "whisper",
-)  # modules that a database depends on
 
 
 @dataclass(frozen=True)
@@ -67,7 +53,7 @@ def allocate(
     databases: Path = DATABASES,
 ) -> Measured:
     """Measure, solve, search and judge. `starts`: heuristics' sparsities per block with linears to prune. `databases`: where they are kept."""
-    measuring, judging = split(labels)
+    measuring, judging = labels.hold_out(JUDGE_EVERY)
     database, seconds_database = database_of(config, model, processor, every, measuring, databases)
     started = time.perf_counter()
     sizes = [unit.weights for unit in database.units]
@@ -103,19 +89,8 @@ def probe_of(config: Config, model, processor, every: Sequence[Block], chosen: e
     return Probe(model, every, batches, len(prompt_tokens(model, chosen.language)))
 
 
-def split(labels: experiment.Labels) -> tuple[experiment.Labels, experiment.Labels]:
-    """(clips that measure, clips that judge); of fewer than `JUDGE_EVERY` clips the last judges."""
-    count = len(labels.clips)
-    judges = [index for index in range(count) if index % JUDGE_EVERY == JUDGE_EVERY - 1] or [count - 1]
-    return pick(labels, [index for index in range(count) if index not in judges] or judges), pick(labels, judges)
-
-
-def pick(labels: experiment.Labels, chosen: Sequence[int]) -> experiment.Labels:
-    return replace(labels, clips=[labels.clips[i] for i in chosen], tokens=[labels.tokens[i] for i in chosen])
-
-
 def first(labels: experiment.Labels, count: int) -> experiment.Labels:
-    return pick(labels, range(min(count, len(labels.clips))))
+    return labels.pick(range(min(count, len(labels.clips))))
 
 
 def per_unit(units: Sequence[search.Unit], every: Sequence[Block], per_block: Sequence[float], sparsity: float) -> list[float]:
@@ -135,7 +110,7 @@ def database_of(
         probe = probe_of(config, model, processor, every, first(measuring, MEASURING_CLIPS))
         batches = experiment.calibration_batches(config, model, processor, measuring)
         built = search.build(model, every, batches, probe, method=config.pruning.method)
-        with whole_folder(folder) as target:
+        with whole_folder(folder, keep=True) as target:
             for level, weights in zip(search.LEVELS, built.weights):
                 save_file(weights, target / f"{level}.safetensors")
             facts = {"divergence": built.divergence.tolist(), "seconds": time.perf_counter() - started}
@@ -148,9 +123,8 @@ def database_of(
 
 def key_of(config: Config, model, every: Sequence[Block], measuring: experiment.Labels) -> str:
     """Hash of everything a database depends on."""
-    code = hashlib.blake2b(b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in CODE)).hexdigest()
     names = [linear.name for block in every for linear in block.linears]
     clips = [(clip.digest, list(tokens)) for clip, tokens in zip(measuring.clips, measuring.tokens)]
     weight = next(model.parameters())
     settings = [config.pruning.method, config.pruning.calibration.padding, str(weight.device), str(weight.dtype), measuring.language]
-    return experiment.model_digest(model, code, names, clips, settings)
+    return experiment.model_digest(model, code_digest("measured"), names, clips, settings)

@@ -18,6 +18,7 @@ from owl.data import DataError, Dataset
 from owl.grid import Job, key_of
 from owl.intervals import wer_interval
 from owl.measures import kl_summary, pairs
+from owl.modules import code_digest
 from owl.record import peak_rss_bytes, provenance
 from owl.scoring import clip_errors
 from owl.states import States
@@ -148,14 +149,14 @@ def _heard(job: Job, config, model, processor, dataset: Dataset) -> Heard:
     batches = list(text_batches(model, processor, dataset.clips, language=dataset.language, batch_size=settings.batch_size))
     stem = job.folder / f"dense-{job.model}-{experiment.slug(dataset.name)}"
     normalizer = experiment.normalizer_of(config, model, dataset)
-    key = experiment.model_digest(model, [clip.digest for clip in dataset.clips], settings.model_dump(mode="json"))
+    key = experiment.model_digest(model, [clip.digest for clip in dataset.clips], settings.model_dump(mode="json"), code_digest("point"))
     if not batches:
         raise DataError(
             f"'{dataset.name}' has no clip with text that fits the model's window, so no divergence can be measured; leave it out"
         )
     path, heard = stem.with_name(f"{stem.name}.json"), Heard(dataset, normalizer, batches, stem.with_name(f"{stem.name}-{key}"))
     if not heard.teacher.exists():
-        with whole_folder(heard.teacher) as folder:
+        with whole_folder(heard.teacher, keep=True) as folder:
             for index, batch in enumerate(batches):
                 save_file({"logs": predictions(model, processor, batch)}, folder / f"{index}.safetensors")
     if not (path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key):
@@ -173,8 +174,9 @@ def _listen(config, model, processor, every, dataset: Dataset) -> dict:
 
 
 def _kept(stem: Path, model, clips: list[str], config, make) -> dict:
-    """The JSON that `make` returns, kept under a key of model, clips and calibration settings."""
-    path = stem.with_name(f"{stem.name}-{experiment.model_digest(model, clips, config.pruning.calibration.model_dump(mode='json'))}.json")
+    """The JSON that `make` returns, kept under a key of model, clips, calibration settings and code."""
+    settings = config.pruning.calibration.model_dump(mode="json")
+    path = stem.with_name(f"{stem.name}-{experiment.model_digest(model, clips, settings, code_digest('point'))}.json")
     if not path.exists():
         _write(path, make())
     return json.loads(path.read_text(encoding="utf-8"))

@@ -32,23 +32,13 @@ class Lessons:
     answers: list[Target]
 
 
-def split(labels: Labels) -> tuple[Labels, Labels]:
-    """(clips to train on, held-out clips): every eighth is held out, at least one; DataError for fewer than two clips."""
-    count = len(labels.clips)
-    if count < 2:
-        raise DataError("recovery needs at least 2 calibration clips, one of them held out; raise pruning.calibration.samples")
-    away = set(range(HELD_OUT_EVERY - 1, count, HELD_OUT_EVERY)) or {count - 1}
-    return tuple(
-        Labels([labels.clips[i] for i in part], [labels.tokens[i] for i in part], {}, labels.language)
-        for part in ([i for i in range(count) if i not in away], sorted(away))
-    )
-
-
 def lessons_of(config: Config, teacher, processor, labels: Labels) -> Lessons | None:
-    """What recovery of any round needs of the dense model; None where the config asks for no recovery."""
+    """What recovery of any round needs of the dense model; None where the config asks for no recovery. DataError for fewer than two clips."""
     if config.pruning.recovery == "none":
         return None
-    learned, held_out = split(labels)
+    if len(labels.clips) < 2:
+        raise DataError("recovery needs at least 2 calibration clips, one of them held out; raise pruning.calibration.samples")
+    learned, held_out = labels.hold_out(HELD_OUT_EVERY)
     examples, size = _examples(held_out, processor), config.pruning.recovery_batch_size
     return Lessons(learned, held_out, distill.lessons(teacher, processor, examples, language=labels.language, batch_size=size))
 

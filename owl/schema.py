@@ -19,7 +19,6 @@ from owl.names import tell_apart
 from owl.paths import ROOT
 from owl.schedule import SCHEDULES
 
-
 Text = Annotated[str, check(lambda value: value.strip(), "must be a non-empty string")]
 Count = Annotated[int, check(lambda value: value >= 1, "must be a whole number of at least 1")]
 Names = Annotated[list[Text], unique()]

@@ -20,8 +20,6 @@ from owl import grid
 from owl.config import ConfigError
 from owl.paths import ROOT
 
-RETRIES = 2  # on a cluster, for a job whose worker died
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -32,7 +30,7 @@ class Outcome:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when every point is there, 1 when some job failed, 2 for a sweep that cannot start."""
+    """0 when every point is there, 1 when some job failed, 2 for a sweep that cannot start, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m owl.sweep", description=__doc__)
     parser.add_argument("sweep", help="the sweep's JSON file")
     parser.add_argument("--jobs", type=int, default=1, help="how many at a time on this machine")
@@ -46,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; what is done is kept, call make sweep again to go on", file=sys.stderr)
+        return 130
     failed = [outcome for outcome in outcomes if outcome.problem]
     for outcome in failed:
         print(f"failed: {outcome.job}: {outcome.problem}", file=sys.stderr)
@@ -82,13 +83,16 @@ def expected_cost(job: grid.Job) -> tuple:
 def here(sweep: str, jobs: list[grid.Job], at_once: int) -> Iterator[Outcome]:
     """`at_once` processes, the cores shared among them."""
     threads = max(1, (os.cpu_count() or 1) // at_once)
-    with ThreadPoolExecutor(at_once) as pool:
+    pool = ThreadPoolExecutor(at_once)
+    try:
         for future in as_completed([pool.submit(execute, sweep, job.name, str(job.folder), threads) for job in jobs]):
             yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupted sweep starts no more of them
 
 
 def on_cluster(sweep: str, jobs: list[grid.Job], scheduler: str) -> Iterable[Outcome]:
-    """One job at a time on every worker thread of the cluster; a job whose worker dies runs again on another."""
+    """One job at a time on every worker thread of the cluster; a job whose worker dies runs again on another (dask gives up after a few)."""
     try:
         from dask.distributed import Client
         from dask.distributed import as_completed as done
@@ -101,7 +105,7 @@ def on_cluster(sweep: str, jobs: list[grid.Job], scheduler: str) -> Iterable[Out
     with client:
         names = {}
         for job in jobs:
-            future = client.submit(execute, sweep, job.name, str(job.folder), None, pure=False, retries=RETRIES)
+            future = client.submit(execute, sweep, job.name, str(job.folder), None, pure=False)
             names[future.key] = future, job.name
         for future in done([future for future, _ in names.values()]):
             problem = future.exception()
@@ -114,13 +118,14 @@ def execute(sweep: str, job: str, folder: str, threads: int | None) -> Outcome:
     target.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     log = target / f"{job}.log"
-    command = [sys.executable, "-m", "owl.sweep_job", os.path.abspath(sweep), job, str(target / f"{job}.ipynb")]
+    command = [sys.executable, "-m", "owl.sweep_job", os.path.abspath(sweep), job, str(target / f"{job}.ipynb"), str(os.getpid())]
     with log.open("w", encoding="utf-8") as stream:
         code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, env=environment, check=False).returncode
     if code == 0:
         return Outcome(job, None)
     said = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return Outcome(job, f"{said[-1] if said else f'exit code {code}'} (log: {os.path.relpath(log, ROOT)})")
+    reason = said[-1] if said else f"exit code {code}"
+    return Outcome(job, f"{reason} (see {os.path.relpath(log, ROOT)} and the notebook beside it)")
 
 
 def draw(sweep: str) -> int:

@@ -1,4 +1,4 @@
-"""The benchmarks run, on a few clips of the demo. Only behaviour: what they print is measured by `make bench`, never in a test."""
+"""The benchmarks run, on a few clips of the demo. Speed and memory are measured by `make bench`, never in a test."""
 
 import json
 

@@ -47,11 +47,13 @@ def test_the_smallest_and_the_fastest_within_a_point_are_named():
 
 
 def test_what_lies_within_the_spread_of_the_same_work_is_not_called_faster():
-    rows = [DENSE, row("hf", 1000, 0.1, 50.0), row("compact", 400, 0.1, 60.0), row("dense small", 300, 0.3, 200.0)]
+    rows = [DENSE, row("hf", 1000, 0.1, 50.0), row("compact", 400, 0.1, 60.0), row("dense model hf", 300, 0.3, 200.0)]
     _, fast, spread = deployment.recommendation(rows)
     assert fast.endswith("60.0× real time, 1.20 times dense fp16 in PyTorch, WER 10.00%; it is not faster than dense.")
     assert spread.startswith("Timings of the same work lie up to 1.20 times apart in this table")
     assert "not faster than dense in pytorch (1.20 times)" in deployment.facts(rows[2], rows)
+    others = [row("dense model hf", 300, 0.1, 200.0), row("compact-int8", 300, 0.11, 300.0)]  # another model, other words: other work
+    assert deployment.apart([*rows, *others]) == 1.2
     fast = deployment.recommendation([*rows, row("onnx-int8", 600, 0.1, 61.0, "onnxruntime")])[1]
     assert "onnx-int8, 61.0× real time, 1.22 times" in fast and not fast.endswith("dense.")
 
@@ -75,7 +77,7 @@ def test_an_unpruned_format_that_does_as_well_is_named_too():
     )
     assert said[2:] == [
         "Without pruning, dense onnx-int8 is no larger: 350 bytes, WER 10.10%.",
-        "Without pruning, dense onnx-int8 is as fast: 79.0× real time, WER 10.10%.",
+        "Without pruning, dense onnx-int8 is not told apart from it by speed: 79.0× real time, WER 10.10%.",
     ]
 
 
@@ -140,7 +142,7 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
         and found["wer_interval"][0] <= found["wer"]
     )
     rows = format_rows.dense_rows(["compact"], run, model, processor, datasets)
-    assert [one["format"] for one in rows] == ["dense fp16", "dense compact-int8", "dense demo"]
+    assert [one["format"] for one in rows] == ["dense fp16", "dense compact-int8", "dense model demo"]
     assert [rows[0]["bytes"], rows[2]["bytes"]] == [formats.dense_bytes(model)] * 2 and rows[1]["bytes"] < 0.7 * rows[0]["bytes"]
     assert rows[0]["wer"] == rows[2]["wer"] == found["wer"] and {one["device"] for one in rows} == {"cpu"}
     other, _ = load(settings.model.name)

@@ -278,12 +278,15 @@ def labels(count):
 
 
 def test_every_eighth_clip_is_held_out_and_at_least_one():
-    learned, held_out = recovery.split(labels(17))
+    learned, held_out = labels(17).hold_out(recovery.HELD_OUT_EVERY)
     assert [clip.id for clip in held_out.clips] == ["clip7", "clip15"] and held_out.tokens == [TEXTS[7], TEXTS[15]]
     assert len(learned.clips) == 15 and not {clip.id for clip in learned.clips} & {"clip7", "clip15"}
-    assert [len(part.clips) for part in recovery.split(labels(3))] == [2, 1]
+    assert [len(part.clips) for part in labels(3).hold_out(recovery.HELD_OUT_EVERY)] == [2, 1]
+
+
+def test_a_single_calibration_clip_is_too_few(tmp_path):
     with pytest.raises(DataError, match="at least 2 calibration clips"):
-        recovery.split(labels(1))
+        recovery.lessons_of(run_of(tmp_path, recovery="blockwise").config, None, PROCESSOR, labels(1))
 
 
 def run_of(tmp_path, **pruning):

@@ -132,7 +132,7 @@ def test_the_driver_keeps_its_database_and_its_winner_is_the_best_on_held_out_cl
 
 def test_clips_that_judge_never_measure():
     labels = experiment.Labels(tiny.make_clips(9), [[index] for index in range(9)], {}, None)
-    measuring, judging = measured.split(labels)
+    measuring, judging = labels.hold_out(measured.JUDGE_EVERY)
     assert [tokens[0] for tokens in judging.tokens] == [3, 7]
     assert not {clip.id for clip in measuring.clips} & {clip.id for clip in judging.clips}
 

@@ -3,6 +3,7 @@
 The cluster test needs dask (requirements-cluster.txt): two real workers, one killed while its job runs.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -190,6 +191,21 @@ def test_a_failed_job_is_listed_and_the_others_are_kept(sweep_file, monkeypatch,
     assert [one.job for one in outcomes] == ["tiny-wanda-owl-seed0", "tiny-sparsegpt-owl-seed0"]
 
 
+def test_an_interrupted_sweep_starts_no_more_jobs(sweep_file, monkeypatch):
+    started = []
+
+    def execute(path, job, folder, threads):
+        started.append(job)
+        time.sleep(0.2)
+        return sweep.Outcome(job, None)
+
+    monkeypatch.setattr(sweep, "execute", execute)
+    running = sweep.here(str(sweep_file), jobs_of(sweep_file), 1)
+    next(running)
+    running.close()
+    assert len(started) <= 2 < len(jobs_of(sweep_file))
+
+
 def test_a_scheduler_that_is_not_there_is_one_clear_error(sweep_file, capsys):
     pytest.importorskip("dask.distributed", reason="dask is optional: pip install -r requirements-cluster.txt")
     assert sweep.main([str(sweep_file), "--scheduler", "nowhere"]) == 2
@@ -201,7 +217,9 @@ def processes_of(job):
     import psutil  # comes with dask
 
     mine = [one for one in psutil.process_iter(["cmdline"]) if {"owl.sweep_job", job.name} <= set(one.info["cmdline"] or [])]
-    return [one for first in mine for one in (first, *first.children(recursive=True))]
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may end while we look
+        return [one for first in mine for one in (first, *first.children(recursive=True))]
+    return []
 
 
 def wait_for(what, seconds=60):
@@ -224,6 +242,7 @@ def test_a_killed_worker_loses_nothing_and_leaves_nothing_running(sweep_file, mo
                 first, *kernel = wait_for(lambda: len(found := processes_of(killed)) > 1 and found)
                 os.kill(first.ppid(), signal.SIGKILL)
                 wait_for(lambda: not any(one.is_running() for one in (first, *kernel)))
+                assert killed.missing()  # it was ended: run to its end it would have left its points, and the next try is not that far
                 outcomes = run.result()
         assert sorted(one.job for one in outcomes) == sorted([kept.name, killed.name]) and not any(one.problem for one in outcomes)
         assert not any(job.missing() for job in jobs)
