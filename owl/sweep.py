@@ -81,7 +81,8 @@ def expected_cost(job: grid.Job) -> tuple:
 
 
 def here(sweep: str, jobs: list[grid.Job], at_once: int) -> Iterator[Outcome]:
-    """`at_once` processes, the cores shared among them."""
+    """`at_once` processes, or as many as there are jobs, the cores shared among them."""
+    at_once = max(1, min(at_once, len(jobs)))
     threads = max(1, (os.cpu_count() or 1) // at_once)
     pool = ThreadPoolExecutor(at_once)
     try:
