@@ -50,33 +50,40 @@ def apart(rows: Sequence[dict]) -> float:
     return max([FASTER, *(max(speeds) / min(speeds) for speeds in alike.values())])
 
 
-def table(rows: Sequence[dict], refused: Sequence[dict] = ()):
-    """A styled table for the report, one row per measured format, then those that could not be written with the reason."""
+def table(rows: Sequence[dict]):
+    """A styled table for the report, one row per measured format."""
     shown = []
     for row in rows:
         interval = row.get("wer_interval")
         text = f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}" if interval else ""
         scaled = {key: row[key] * factor for key, factor in SHOWN_AS.items() if row.get(key) is not None}
         shown.append({**row, **scaled, "interval": text, "speedup": speedup(row, rows)})
-    shown += [{"format": one["format"], "loads_in": f"not written: {one['reason']}"} for one in refused]
     frame = pd.DataFrame(shown).reindex(columns=list(COLUMNS)).rename(columns={key: title for key, (title, _) in COLUMNS.items()})
     return frame.style.hide().format(dict(COLUMNS.values()), na_rep="", escape="html")
 
 
-def recommendation(rows: Sequence[dict], worse: float = WORSE) -> list[str]:
-    """What to ship: the smallest and the fastest exported format whose WER is at most `worse` above dense fp16, or that there is none."""
+def recommendation(rows: Sequence[dict], refused: Sequence[dict] = ()) -> list[str]:
+    """What to ship, see `_verdict`; then the formats that could not be written ({"format", "reason"}), by reason."""
+    reasons = defaultdict(list)
+    for one in refused:
+        reasons[one["reason"]].append(one["format"])
+    return _verdict(rows) + [f"Not written: {', '.join(formats)} ({reason})." for reason, formats in reasons.items()]
+
+
+def _verdict(rows: Sequence[dict]) -> list[str]:
+    """The smallest and the fastest exported format whose WER is at most WORSE above dense fp16, or that there is none."""
     (dense,) = [row for row in rows if row["format"] == "dense fp16"]
-    exported, limit = [row for row in rows if not is_dense(row)], f"+{100 * worse:g} % WER"
+    exported, limit = [row for row in rows if not is_dense(row)], f"+{100 * WORSE:g} % WER"
     if not exported:
         return ["Nothing was exported."]
-    good = [row for row in exported if row["wer"] <= dense["wer"] + worse]
+    good = [row for row in exported if row["wer"] <= dense["wer"] + WORSE]
     if not good:
         nearest = min(exported, key=lambda row: row["wer"])
         gap = nearest["wer"] - dense["wer"]
         said = [
             f"No format is within {limit} of dense ({dense['wer']:.2%}); the nearest is {nearest['format']}, {gap:+.2%}. Prune less, or recover."
         ]
-        whole = [row for row in rows if is_dense(row) and row["wer"] <= dense["wer"] + worse and row["bytes"] < dense["bytes"]]
+        whole = [row for row in rows if is_dense(row) and row["wer"] <= dense["wer"] + WORSE and row["bytes"] < dense["bytes"]]
         for best in sorted(whole, key=lambda row: row["bytes"])[:1]:
             said.append(
                 f"Without pruning, {best['format']} is: {best['bytes']:,} bytes, {best['ratio']:.2f} of dense fp16, WER {best['wer']:.2%}."
@@ -88,7 +95,7 @@ def recommendation(rows: Sequence[dict], worse: float = WORSE) -> list[str]:
         f"against {dense['wer']:.2%}" + ("." if small["ratio"] < 1 else "; it is not smaller than dense."),
         f"Fastest within {limit}: {fast['format']}, {fast['rtfx']:.1f}× real time{_on(fast, rows)}, {_beside(fast, dense, rows)}",
     ]
-    said += _unpruned(rows, dense["wer"] + worse, small, fast)
+    said += _unpruned(rows, dense["wer"] + WORSE, small, fast)
     if apart(rows) > FASTER:
         said.append(
             f"Timings of the same work lie up to {apart(rows):.2f} times apart in this table: what is within that is not called faster."

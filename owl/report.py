@@ -104,7 +104,7 @@ def deployment_table(summary: dict) -> str:
     """The deployment table as HTML, the same as in 04_export; empty where nothing was exported or refused."""
     if not summary["exports"] and not summary["not_exported"]:
         return ""
-    return table([*summary["dense_exports"], *summary["exports"]], summary["not_exported"]).to_html()
+    return table([*summary["dense_exports"], *summary["exports"]]).to_html()
 
 
 def navigation(pages: list[dict], here: str) -> str:

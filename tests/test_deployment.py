@@ -95,10 +95,16 @@ def test_speed_is_compared_within_a_runtime_and_slower_is_called_not_faster():
     assert deployment.speedup(alone, rows) is None and "faster" not in deployment.facts(alone, rows)
 
 
-def test_the_table_shows_gaps_for_what_was_not_measured_and_reasons_for_what_was_not_written():
+def test_formats_that_were_not_written_are_named_by_reason():
+    refused = [{"format": "ct2", "reason": "heads"}, {"format": "onnx", "reason": "size"}, {"format": "ct2-int8", "reason": "heads"}]
+    said = deployment.recommendation([DENSE], refused)
+    assert said == ["Nothing was exported.", "Not written: ct2, ct2-int8 (heads).", "Not written: onnx (size)."]
+
+
+def test_the_table_shows_gaps_for_what_was_not_measured():
     measured = row("hf", 1010, 0.12, 52.0, wer_interval=[0.101, 0.144], first_token_seconds=0.0345, peak_rss_bytes=5e8, same_text=1.0)
-    text = deployment.table([DENSE | {"first_token_seconds": None}, measured], [{"format": "ct2", "reason": "<heads>"}]).to_html()
-    assert all(words in text for words in ("12.00%", "10.1–14.4", ">34<", ">500<", "100%", "1,010", "not written: &lt;heads&gt;"))
+    text = deployment.table([DENSE | {"first_token_seconds": None}, measured | {"loads_in": "<it>"}]).to_html()
+    assert all(words in text for words in ("12.00%", "10.1–14.4", ">34<", ">500<", "100%", "1,010", "&lt;it&gt;"))
     assert "nan" not in text.lower() and "None" not in text
 
 
