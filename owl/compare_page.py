@@ -1,4 +1,4 @@
-"""The page of a sweep: `05_comparison` executed and rendered, its tables beside it, all or nothing."""
+"""The page of a sweep: `05_comparison` executed and rendered; the notebook writes its tables beside it."""
 
 import os
 from pathlib import Path

@@ -59,6 +59,10 @@ def load(path: str | os.PathLike, overrides: Mapping[str, object] | None = None)
     _resolve_paths(raw, base)
     _apply(raw, given)
     config = _validate(raw, path, given)
+    if "minutes" in given and config.pruning.recovery != "distill":
+        raise ConfigError(
+            f"MINUTES={given['minutes']:g} is the time of RECOVERY=distill, and recovery is {config.pruning.recovery}; add it or leave MINUTES out"
+        )
     first = f"MODEL={given['model']}" if "model" in given else f"{path}: model.name"
     models = [(first, config.model.name), *((f"{path}: output.compare_with", name) for name in config.output.compare_with)]
     for where, name in models:

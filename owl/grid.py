@@ -36,7 +36,8 @@ class Repeats(Section):
 
 
 class Grid(Section):
-    """A sweep's JSON file. `models` maps a short name to a config file, from the sweep file's folder."""
+    """A sweep's JSON file. `models` maps a short name to a config file, from the sweep file's folder; `seed` is the calibration seed of the
+    grid, `repeats` measures some pairs again with other seeds, `baseline` is the pair that the best is compared with."""
 
     models: Annotated[dict[Text, Text], Some]
     methods: Annotated[list[Method], unique(), Some]

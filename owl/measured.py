@@ -26,7 +26,10 @@ from owl.whole import whole_folder
 
 JUDGE_EVERY = 4  # one calibration clip in so many judges
 MEASURING_CLIPS = 24  # at most so many clips measure units, once
-SEARCHING_CLIPS, JUDGING_CLIPS = 10, 8  # at most so many measure and judge: a further sparsity costs no more than one pruning run
+SEARCHING_CLIPS, JUDGING_CLIPS = (
+    10,
+    8,
+)  # at most so many measure and judge: a further sparsity is meant to cost no more than one pruning run
 OFFSPRING = 6  # candidates of the evolutionary search; more gained little on held-out clips
 DATABASES = ROOT / "runs" / ".databases"
 

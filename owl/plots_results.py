@@ -77,13 +77,15 @@ def clip_scatter(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def recovery_curve(table: pd.DataFrame, ax: Axes) -> Axes:
-    """table: round, minutes (training), kl (nats per token, held-out clips): a line per round; grey marks what pruning left before it."""
+    """table: round, minutes (training), kl and kept (nats per token, held-out clips): a line per round; grey marks what pruning left before it."""
     for number, part in table.groupby("round"):
         ax.plot(part.minutes, part.kl, color=PRUNED, marker="o", markersize=3)
-        first, best = part.iloc[0], part.loc[part.kl.idxmin()]
+        first, best = part.iloc[0], part.loc[(part.kl - part.kept).abs().idxmin()]
         ax.plot(first.minutes, first.kl, marker="o", markersize=6, color=REFERENCE, linestyle="none")
         ax.annotate(f"pruned {first.kl:.3g}", (first.minutes, first.kl), xytext=(7, 2), textcoords="offset points", color=REFERENCE)
-        ax.annotate(f"kept {best.kl:.3g}", (best.minutes, best.kl), xytext=(0, -13), textcoords="offset points", ha="center", color=PRUNED)
+        ax.annotate(
+            f"kept {best.kept:.3g}", (best.minutes, best.kl), xytext=(0, -13), textcoords="offset points", ha="center", color=PRUNED
+        )
     ax.set_ylim(0, 1.1 * table.kl.max())
     ax.set_xlabel("minutes of training")
     ax.set_ylabel("KL on held-out clips\n(nats per token)")

@@ -7,6 +7,7 @@ outlier ratios. All are keyed by what they depend on.
 import copy
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from owl import analysis, decoding, evaluation, experiment, measured, oneshot, whisper
-from owl.data import DataError, Dataset
+from owl.data import Clip, DataError, Dataset
 from owl.grid import Job, key_of
 from owl.intervals import wer_interval
 from owl.measures import kl_summary, pairs
@@ -63,8 +64,7 @@ def ready(job: Job) -> Ready:
     heard = [_heard(job, config, model, processor, dataset) for dataset in datasets]
     calibrated = experiment.calibration_set(config, datasets)
     stem = job.folder / f"calibration-{job.model}-seed{job.seed}"
-    digests = [clip.digest for clip in calibrated.clips]
-    facts = _kept(stem, model, digests, config, lambda: _listen(config, model, processor, every, calibrated))
+    facts = _kept(stem, model, calibrated.clips, config, lambda: _listen(config, model, processor, every, calibrated))
     labels = experiment.saved_labels(calibrated, facts["clips"])
     guides = analysis.Guides(
         [block for block in every if block.linears],
@@ -149,7 +149,7 @@ def _heard(job: Job, config, model, processor, dataset: Dataset) -> Heard:
     batches = list(text_batches(model, processor, dataset.clips, language=dataset.language, batch_size=settings.batch_size))
     stem = job.folder / f"dense-{job.model}-{experiment.slug(dataset.name)}"
     normalizer = experiment.normalizer_of(config, model, dataset)
-    key = experiment.model_digest(model, [clip.digest for clip in dataset.clips], settings.model_dump(mode="json"), code_digest("point"))
+    key = _key(model, dataset.clips, settings.model_dump(mode="json"))
     if not batches:
         raise DataError(
             f"'{dataset.name}' has no clip with text that fits the model's window, so no divergence can be measured; leave it out"
@@ -173,10 +173,20 @@ def _listen(config, model, processor, every, dataset: Dataset) -> dict:
     return {"clips": clips, "outlier_ratios": ratios, "medians": medians}
 
 
-def _kept(stem: Path, model, clips: list[str], config, make) -> dict:
-    """The JSON that `make` returns, kept under a key of model, clips, calibration settings and code."""
-    settings = config.pruning.calibration.model_dump(mode="json")
-    path = stem.with_name(f"{stem.name}-{experiment.model_digest(model, clips, settings, code_digest('point'))}.json")
+def _key(model, clips: Sequence[Clip], *settings) -> str:
+    """Hash of what a model hears and how it is asked: its weights, precision and configs, the clips with their texts, settings, code."""
+    weight = next(model.parameters())
+    asked = [model.config.to_json_string(), model.generation_config.to_json_string(), str(weight.dtype), weight.device.type]
+    heard = [(clip.digest, clip.text, clip.speaker) for clip in clips]
+    return experiment.model_digest(model, heard, asked, settings, code_digest("point"))
+
+
+def _kept(stem: Path, model, clips: Sequence[Clip], config, make) -> dict:
+    """The JSON that `make` returns, kept under `_key` with the settings of calibration and of the scores."""
+    pruning, evaluation = config.pruning, config.evaluation
+    scored = [pruning.outlier_hyper_m, pruning.target_modules, pruning.excluded_modules]
+    calibrated = [pruning.calibration.model_dump(mode="json"), evaluation.batch_size, evaluation.max_new_tokens]
+    path = stem.with_name(f"{stem.name}-{_key(model, clips, scored, calibrated)}.json")
     if not path.exists():
         _write(path, make())
     return json.loads(path.read_text(encoding="utf-8"))

@@ -87,12 +87,13 @@ def summary(lessons: Lessons | None, rounds: Sequence[dict]) -> dict:
 
 
 def curve(rounds: Sequence[dict]) -> pd.DataFrame:
-    """The held-out KL of all rounds on one clock of training minutes: round, minutes, kl."""
+    """The held-out KL of all rounds on one clock of training minutes: round, minutes, kl, and kept (the round's result)."""
     rows, spent = [], 0.0
     for one in rounds:
-        rows += [{"round": one["round"], "minutes": spent + point["minutes"], "kl": point["kl"]} for point in one["curve"]]
+        told = {"round": one["round"], "kept": one["held_out_kl_after"]}
+        rows += [told | {"minutes": spent + point["minutes"], "kl": point["kl"]} for point in one["curve"]]
         spent += one["seconds"] / 60
-    return pd.DataFrame(rows, columns=["round", "minutes", "kl"])
+    return pd.DataFrame(rows, columns=["round", "minutes", "kl", "kept"])
 
 
 def sentence(result: dict) -> str:
@@ -100,7 +101,7 @@ def sentence(result: dict) -> str:
     if result["method"] == "none":
         return "No recovery: this is the one-shot model."
     return (
-        f"Recovery by {result['method']} took {result['minutes']:.1f} minutes ({result['steps']} steps on {result['clips']} calibration clips); "
+        f"Recovery by {result['method']} trained for {result['minutes']:.1f} minutes ({result['steps']} steps on {result['clips']} calibration clips); "
         f"the divergence on {result['held_out_clips']} held-out calibration clips went from {result['held_out_kl_before']:.4f} (pruned) "
         f"to {result['held_out_kl_after']:.4f} (recovered) nats per token."
     )

@@ -1,7 +1,7 @@
 """The config file as types: every key with its default, its allowed values, and the combinations that cannot work.
 
-Reading files, Make's overrides and error messages are in `owl.config`, which also exports `Config`. A value whose feature does
-not exist yet is refused here, by name; nothing is ignored. Paths inside a `Config` are absolute strings.
+Reading files, Make's overrides and error messages are in `owl.config`, which also exports `Config`. Unknown keys and combinations that
+cannot work are refused; a key of a pattern or recovery that is not chosen waits for it. Paths inside a `Config` are absolute strings.
 """
 
 import hashlib
@@ -32,7 +32,6 @@ Format = Annotated[str, one_of(*FORMATS)]
 WITH_INT8 = ("compact", "onnx", "ct2")
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 Device = Annotated[str, check(re.compile(r"auto|cuda(:[0-9]+)?|mps|cpu").fullmatch, "must be one of auto, cuda, cuda:0 (1, …), mps, cpu")]
-Off = Annotated[bool, check(lambda value: not value, "is not available yet; use false")]
 Positive = Annotated[float, check(lambda value: value > 0, "must be above 0")]
 
 
@@ -226,7 +225,7 @@ class Evaluation(Section):
     ]
     batch_size: Count = 16  # clips
     normalizer: Annotated[str, if_null("auto"), one_of("auto", "english", "basic", "none")] = "auto"  # auto: by language
-    max_new_tokens: Count | None = None  # null: the model's whole budget
+    max_new_tokens: Count | None = None  # per window; null: 224, openai/whisper's own
 
     @model_validator(mode="after")
     def no_dataset_twice(self) -> "Evaluation":

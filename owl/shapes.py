@@ -1,6 +1,6 @@
 """Blocks of unequal width: what can be made smaller in a Whisper layer, doing it, and how a saved model remembers it.
 
-Besides `owl.whisper` the only file that knows a layer's layout. Stock transformers builds every layer of a stack alike, from
+With `owl.whisper` the file that knows a layer's layout. Stock transformers builds every layer of a stack alike, from
 `encoder_ffn_dim` and the like, and always all heads (head_dim = d / heads). Where that suffices the config says it; where not, `remember`
 adds the widths to the config as `owl_shapes`, which `save_pretrained` keeps and `ShapedWhisper` reads. A plain transformers user then gets
 its error about mismatched sizes, never a wrong model.

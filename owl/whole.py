@@ -1,6 +1,6 @@
 """Files and folders that are written whole or not at all: a temporary neighbour takes the place of the target when the block ends well.
 
-Neighbours have names of their own, so that several processes, also on several machines, may make the same target at once.
+Neighbours have names of their own, so that several processes, also on several machines, may make the same file, or folder with `keep`, at once.
 """
 
 import shutil
@@ -46,7 +46,7 @@ def whole_folder(target: Path, *, keep: bool = False) -> Iterator[Path]:
 
 
 def _neighbour(target: Path) -> Path:
-    """A path beside `target` that nobody else uses; what killed makers of it left behind is removed."""
+    """A path beside `target` that nobody else uses; what makers of it that were killed left behind is removed after a day."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for left in target.parent.iterdir():
         with suppress(FileNotFoundError):  # another process may remove it too

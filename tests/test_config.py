@@ -462,6 +462,8 @@ def test_run_names_say_what_differs(write, tmp_path):
     assert name(pattern="2:4", samples="20") == "demo-wanda-uniform-2-4-s0.5-n20"
     assert name(sparsity="0.7", recovery="blockwise", samples="9") == "demo-wanda-owl-s0.7-blockwise-n9"
     assert name(recovery="distill", minutes="2.50") == "demo-wanda-owl-s0.5-distill-m2.5"
+    with pytest.raises(ConfigError, match="MINUTES=10 is the time of RECOVERY=distill, and recovery is blockwise"):
+        name(recovery="blockwise", minutes="10")
     assert name(model=str(tmp_path / "my tuned")) == "demo-my-tuned-wanda-owl-s0.5"
     assert name(model="openai/whisper-tiny") == "demo-whisper-tiny-wanda-owl-s0.5"
 
