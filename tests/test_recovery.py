@@ -337,11 +337,19 @@ def test_half_precision_is_trained_in_single_and_comes_back_in_half(tmp_path):
 
 
 def test_the_curve_of_several_rounds_runs_on_one_clock():
+    curves = (
+        [{"step": 0, "minutes": 0.0, "kl": 0.5}, {"step": 9, "minutes": 1.0, "kl": 0.2}],
+        [
+            {"step": 0, "minutes": 0.0, "kl": 0.9},
+            {"step": 4, "minutes": 0.5, "kl": 0.3},
+        ],
+    )
     rounds = [
-        {"round": 1, "seconds": 60.0, "curve": [{"step": 0, "minutes": 0.0, "kl": 0.5}, {"step": 9, "minutes": 1.0, "kl": 0.2}]},
-        {"round": 2, "seconds": 30.0, "curve": [{"step": 0, "minutes": 0.0, "kl": 0.9}, {"step": 4, "minutes": 0.5, "kl": 0.3}]},
+        {"round": number, "seconds": seconds, "curve": one, "held_out_kl_after": kept}
+        for number, seconds, one, kept in zip((1, 2), (60.0, 30.0), curves, (0.2, 0.3))
     ]
     table = recovery.curve(rounds)
+    assert table.kept.tolist() == [0.2, 0.2, 0.3, 0.3]
     assert table.minutes.tolist() == [0.0, 1.0, 1.0, 1.5] and table["round"].tolist() == [1, 1, 2, 2]
 
 
