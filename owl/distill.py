@@ -1,7 +1,7 @@
 """Distillation: the whole pruned model trained to its dense teacher, masks frozen, nothing labelled.
 
-The teacher reads the same audio and the same text and its distribution over the next token is the target, so changed audio (speed, gain,
-noise) is as good an example as recorded audio. The loss is KL(teacher ‖ student) per token plus the relative error of the hidden states
+The teacher reads the same audio and the same text and its distribution over the next token is the target, so changed audio (clips joined,
+speed, gain, noise) is as good an example as recorded audio. The loss is KL(teacher ‖ student) per token plus the relative error of the hidden states
 after every block, which reaches each weight more directly (TinyBERT, arXiv 1909.10351).
 """
 
@@ -125,7 +125,7 @@ def distill(
     while (progress := _progress(state, minutes, steps)) < 1:
         number = state["step"]
         chosen = order(lengths, batch_size, seed, number // per_epoch)[number % per_epoch]
-        heard = altered([examples[index] for index in chosen], processor, seed, number)
+        heard = altered([examples[index] for index in chosen], examples, processor, seed, number)
         wanted = target(teacher, pad(student, processor, heard, language=language, crop=number % FULL_EVERY != 0))
         kl, hidden = losses(student, wanted)
         loss = kl / wanted.batch.counted.sum() + HIDDEN_WEIGHT * hidden

@@ -16,6 +16,7 @@ from owl.whisper import prompt_tokens, valid_frames, window_samples
 
 MARGIN = 1.25  # frames of a cropped window per frame of its longest clip: a model attends to some padding at inference too
 POOL = 4  # batches that are sorted by length together
+JOINED = 0.5  # how often an example gets another one behind it, and that one a further one, while the window holds them
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,24 @@ def batches_per_pass(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def altered(examples: Sequence[Example], processor, seed: int, step: int) -> list[Example]:
-    """The examples with augmented audio; clip and step decide how."""
+def altered(examples: Sequence[Example], others: Sequence[Example], processor, seed: int, step: int) -> list[Example]:
+    """The examples with some of `others` joined on and augmented audio; seed, step and place in the batch decide how."""
     limit = window_samples(processor)
     draws = [np.random.default_rng((seed, step, index)) for index in range(len(examples))]
-    return [Example(augment(one.audio, draw, limit), one.tokens) for one, draw in zip(examples, draws)]
+    longer = [lengthened(one, others, processor, draw) for one, draw in zip(examples, draws)]
+    return [Example(augment(one.audio, draw, limit), one.tokens) for one, draw in zip(longer, draws)]
+
+
+def lengthened(one: Example, others: Sequence[Example], processor, draw: np.random.Generator) -> Example:
+    """`one` with drawn examples behind it, audio after audio and text after text: a few clips make many contexts for each word."""
+    while draw.random() < JOINED:
+        other = others[draw.integers(len(others))]
+        if len(one.audio) + len(other.audio) > window_samples(processor):
+            break
+        text = " " + processor.tokenizer.decode(other.tokens, skip_special_tokens=True).strip()
+        tokens = processor.tokenizer(text, add_special_tokens=False).input_ids
+        one = Example(np.concatenate([one.audio, other.audio]), [*one.tokens, *tokens])
+    return one
 
 
 def pad(model, processor, examples: Sequence[Example], *, language: str | None, crop: bool) -> Padded:

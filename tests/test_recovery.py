@@ -23,6 +23,11 @@ EXAMPLES = [examples.Example(clip.audio, tokens) for clip, tokens in zip(CLIPS, 
 PROCESSOR = tiny.make_processor()
 
 
+def make_model(**changes):
+    """With a row of the vocabulary for every token that the processor writes."""
+    return tiny.make_model(vocab_size=len(PROCESSOR.tokenizer), **changes)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Thousands of steps on tiny tensors: two threads that wait for each other on a busy machine take minutes instead of seconds."""
@@ -39,7 +44,7 @@ def batches(model, chosen):
 
 def pruned_model(sparsity=0.6, **options):
     """(pruned, dense, blocks of the pruned one)."""
-    dense = tiny.make_model()
+    dense = make_model()
     model = copy.deepcopy(dense)
     every = whisper.blocks(model)
     pruning.prune(model, every, batches(model, slice(0, 24)), pruning.spread(every, [sparsity] * 4), method="wanda", **options)
@@ -125,7 +130,7 @@ def test_a_blocks_error_is_that_of_its_output_on_the_two_models_own_inputs():
 
 
 def test_a_block_that_nothing_changed_is_not_trained():
-    dense = tiny.make_model()
+    dense = make_model()
     model = copy.deepcopy(dense)
     rows = block_by_block(model, dense, whisper.blocks(model))
     assert {(row.steps, row.before, row.after) for row in rows} == {(0, 0.0, 0.0)}
@@ -135,7 +140,7 @@ def test_a_block_that_nothing_changed_is_not_trained():
 
 
 def test_distillation_repairs_planted_damage():
-    dense = tiny.make_model()
+    dense = make_model()
     model = copy.deepcopy(dense)
     every = whisper.blocks(model)
     generator = torch.Generator().manual_seed(0)
@@ -176,7 +181,7 @@ def test_the_loss_is_the_divergence_and_the_relative_errors_written_out():
 
 
 def test_models_of_different_depth_share_the_two_outputs():
-    deep, shallow = tiny.make_model(), tiny.make_model(decoder_layers=1)
+    deep, shallow = make_model(), make_model(decoder_layers=1)
     wanted = distill.target(deep, examples.pad(deep, PROCESSOR, EXAMPLES[:3], language=None, crop=True))
     assert all(torch.isfinite(loss) and loss > 0 for loss in distill.losses(shallow, wanted))
 
@@ -241,7 +246,7 @@ def test_a_pass_visits_every_example_once_in_batches_of_like_length():
 
 
 def test_a_cropped_window_is_the_start_of_the_full_one():
-    dense = tiny.make_model()
+    dense = make_model()
     short = [examples.Example(one.audio[:1600], one.tokens) for one in EXAMPLES[:4]]  # 5 of 20 frames
     whole, cropped = (examples.pad(dense, PROCESSOR, short, language=None, crop=crop) for crop in (False, True))
     assert (whole.features.shape[2], cropped.features.shape[2]) == (40, 14)
@@ -252,11 +257,38 @@ def test_a_cropped_window_is_the_start_of_the_full_one():
 
 
 def test_our_forward_is_the_models_own():
-    dense = tiny.make_model()
+    dense = make_model()
     batch = examples.pad(dense, PROCESSOR, EXAMPLES[:4], language=None, crop=False)
     own = dense(input_features=batch.features, decoder_input_ids=batch.tokens)
     states, logits = whisper.teacher_forced(dense, batch.features, batch.tokens)
     assert torch.allclose(logits, own.logits, atol=1e-5) and torch.allclose(states["encoder"], own.encoder_last_hidden_state, atol=1e-5)
+
+
+def test_joined_examples_are_whole_clips_with_their_texts_within_the_window(monkeypatch):
+    monkeypatch.setattr(examples, "augment", lambda audio, draw, limit: audio)
+    limit, text = whisper.window_samples(PROCESSOR), PROCESSOR.tokenizer.decode
+    ids = [PROCESSOR.tokenizer(f"text {index}", add_special_tokens=False).input_ids for index in range(6)]
+    plain = [examples.Example(clip.audio[:1700], tokens) for clip, tokens in zip(CLIPS, ids)]  # up to three in a window
+    rounds = [examples.altered(plain, plain, PROCESSOR, 0, step) for step in range(40)]
+    parts = [len(one.audio) // 1700 for heard in rounds for one in heard]
+    assert set(parts) == {1, 2, 3} and 3 * 1700 <= limit < 4 * 1700
+    assert 0.4 < np.mean(np.array(parts) > 1) < 0.6
+    for heard in rounds:
+        for one, first in zip(heard, plain):
+            sources = [int(word) for word in text(one.tokens).split()[1::2]]
+            assert np.array_equal(one.audio, np.concatenate([plain[index].audio for index in sources]))
+            assert text(one.tokens) == " ".join(f"text {index}" for index in sources) and plain[sources[0]] is first
+
+
+def test_the_same_seed_and_step_alter_alike():
+    def drawn(seed, step):
+        return examples.altered(EXAMPLES[:8], EXAMPLES, PROCESSOR, seed, step)
+
+    def alike(one, other):
+        return all(a.tokens == b.tokens and np.array_equal(a.audio, b.audio) for a, b in zip(one, other))
+
+    assert alike(drawn(0, 3), drawn(0, 3))
+    assert not alike(drawn(0, 3), drawn(0, 4)) and not alike(drawn(0, 3), drawn(1, 3))
 
 
 def test_augmentation_stays_within_its_limits():
@@ -354,7 +386,7 @@ def test_the_curve_of_several_rounds_runs_on_one_clock():
 
 
 def test_rounds_are_kept_only_where_the_config_asks(tmp_path):
-    model, run = tiny.make_model(), run_of(tmp_path)
+    model, run = make_model(), run_of(tmp_path)
     recovery.keep_round(run, model, PROCESSOR, 1)
     assert not (tmp_path / "checkpoints").exists()
     asked = Run("mine", tmp_path, Config.model_validate({"output": {"save_pruned_checkpoints": True}}))
