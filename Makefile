@@ -19,7 +19,7 @@ SPOKEN := $(if $(shell command -v espeak-ng),$(if $(shell command -v flite),00_d
 NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb))))
 SWEPT := sweep_job 05_comparison
 QUICK := configs/sweeps/quick.json
-TEMPLATES := $(shell find owl/templates -type f)
+TEMPLATES := $(shell find owl/report/templates -type f)
 
 .PHONY: help setup report pages test lab demo-model sweep bench golden clean
 
@@ -42,19 +42,19 @@ setup: $(if $(filter command line environment,$(origin PY)),,.venv/ready) ## Mak
 
 report: setup ## Analyse, prune, evaluate, export: writes reports/<run>/index.html
 	@$(foreach name,CONFIG RUN $(OVERRIDES),$(if $(filter environment,$(firstword $(origin $(name)))),$(ignored)))
-	@run=$$($(PY) -m owl.resolve --config "$(or $(call said,CONFIG),$(DEMO))" $(if $(call said,RUN),--run "$(RUN)") $(foreach name,$(OVERRIDES),$(name)="$(call said,$(name))")) && \
+	@run=$$($(PY) -m owl.run.resolve --config "$(or $(call said,CONFIG),$(DEMO))" $(if $(call said,RUN),--run "$(RUN)") $(foreach name,$(OVERRIDES),$(name)="$(call said,$(name))")) && \
 	$(MAKE) --no-print-directory pages BUILD="$$run" && echo "report: reports/$$run/index.html"
 
 test: setup ## Unit tests, then the notebooks under nbval
 	$(PY) -m pytest tests
-	$(PY) -m owl.sweep $(QUICK) --jobs 2
+	$(PY) -m owl.sweep.jobs $(QUICK) --jobs 2
 	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --override-ini addopts= -q $(patsubst %,notebooks/%.ipynb,$(SPOKEN) $(NOTEBOOKS) $(SWEPT))
 
 lab: setup ## Open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks
 
 golden: setup ## Re-run the notebooks in place and keep the outputs of their checked cells
-	@$(PY) -m owl.sweep $(QUICK) --jobs 2
+	@$(PY) -m owl.sweep.jobs $(QUICK) --jobs 2
 	@for name in $(SPOKEN) $(NOTEBOOKS) $(SWEPT); do \
 	  $(PY) -m jupyter nbconvert --to notebook --execute --inplace notebooks/$$name.ipynb && \
 	  $(PY) -m nbstripout --keep-count --extra-keys "metadata.papermill cell.metadata.execution" notebooks/$$name.ipynb || exit 1; \
@@ -66,7 +66,8 @@ demo-model: setup ## Re-create models/demo and data/demo from scratch: hours on 
 	  -p training_clips 12000 -p steps 11000 -p second_steps 1600
 
 sweep: setup ## Models × methods × allocations × sparsities, then the comparison: SWEEP=configs/sweeps/….json JOBS=2 SCHEDULER=tcp://…
-	@$(PY) -m owl.sweep $(or $(call said,SWEEP),configs/sweeps/default.json) --jobs $(or $(call said,JOBS),1) $(if $(call said,SCHEDULER),--scheduler $(SCHEDULER))
+	@$(PY) -m owl.sweep.jobs $(or $(call said,SWEEP),configs/sweeps/default.json) --jobs $(or $(call said,JOBS),1) $(if $(call said,SCHEDULER),--scheduler $(SCHEDULER)) && \
+	$(PY) -m owl.report.comparison $(or $(call said,SWEEP),configs/sweeps/default.json)
 
 bench: setup ## Measure speed, memory and choices side by side, as ratios: BENCH_CONFIG=… for another model, GROWTH=1 for cost by model size
 ifneq ($(call said,GROWTH),)
@@ -82,20 +83,20 @@ clean: ## Remove what runs generated (runs/, reports/); the environment stays
 ifneq ($(call said,BUILD),)
 pages: reports/$(BUILD)/index.html
 
-runs/$(BUILD)/modules.mk: $(wildcard owl/*.py) $(wildcard notebooks/*.ipynb)
-	@$(PY) -m owl.modules "$(BUILD)" > $@
+runs/$(BUILD)/modules.mk: $(shell find owl -name '*.py') $(wildcard notebooks/*.ipynb)
+	@$(PY) -m owl.run.cache "$(BUILD)" > $@
 
 include runs/$(BUILD)/modules.mk
 
 # $(1) notebook, $(2) the executed notebook before it, $(3) "2/4"
 define execute
-reports/$(BUILD)/$(1).ipynb: notebooks/$(1).ipynb runs/$(BUILD)/config.json owl/owl.mplstyle $(2)
-	@$$(PY) -m owl.execute $$< $$@ "$(BUILD)" $(3)
+reports/$(BUILD)/$(1).ipynb: notebooks/$(1).ipynb runs/$(BUILD)/config.json owl/plots/owl.mplstyle $(2)
+	@$$(PY) -m owl.run.execute $$< $$@ "$(BUILD)" $(3)
 endef
 previous :=
 count :=
 $(foreach name,$(NOTEBOOKS),$(eval count += x)$(eval $(call execute,$(name),$(previous),$(words $(count))/$(words $(NOTEBOOKS))))$(eval previous := reports/$(BUILD)/$(name).ipynb))
 
-reports/$(BUILD)/index.html: $(NOTEBOOKS:%=reports/$(BUILD)/%.ipynb) owl/report.py $(TEMPLATES)
-	@$(PY) -m owl.report "$(BUILD)"
+reports/$(BUILD)/index.html: $(NOTEBOOKS:%=reports/$(BUILD)/%.ipynb) $(wildcard owl/report/*.py) $(TEMPLATES)
+	@$(PY) -m owl.report.pages "$(BUILD)"
 endif

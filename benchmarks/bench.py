@@ -1,6 +1,8 @@
-"""`make bench`: what pruning and transcription cost on this machine, every figure beside what it is compared with.
+"""`make bench`: what pruning and transcription cost on this machine, every figure beside what it is
+compared with.
 
-Each job runs in a process of its own, so that its peak memory is its own. Figures of different machines do not compare; ratios of one run do.
+Each job runs in a process of its own, so that its peak memory is its own. Figures of different
+machines do not compare; ratios of one run do.
 """
 
 import sys
@@ -9,10 +11,15 @@ import time
 import pandas as pd
 
 from benchmarks import allocations, formats, linears
-from owl import allocation, decoding, evaluation, experiment, format_rows, pruning, record, whisper
-from owl.config import load
-from owl.fresh import in_fresh_process
-from owl.solvers import METHODS
+from owl.config.load import load
+from owl.evaluate import stored, transcribe
+from owl.export import table
+from owl.export.measure import in_fresh_process
+from owl.kernels import allocation
+from owl.kernels.solvers import METHODS
+from owl.model import decoding, whisper
+from owl.prune import calibration_text, weights
+from owl.run import experiment, record
 
 ALONE = 24  # clips that batched, one at a time and encoder alone are timed on
 
@@ -29,7 +36,8 @@ def main(path: str) -> None:
     print(f"the encoder alone, batched           {encoder['rtfx']:8.1f} × real time")
     print(f"ratio batched / one at a time        {batched['rtfx'] / alone['rtfx']:8.2f}")
     print(
-        f"ratio encoder / one at a time        {encoder['rtfx'] / alone['rtfx']:8.2f}   (what a batched run with free decoding would reach)\n"
+        f"ratio encoder / one at a time        {encoder['rtfx'] / alone['rtfx']:8.2f}   (what a "
+        "batched run with free decoding would reach)\n"
     )
     idle = in_fresh_process(nothing, path)
     jobs = [
@@ -38,18 +46,28 @@ def main(path: str) -> None:
         for padding in ("exclude", "include")
         if not (method == "magnitude" and padding == "include")
     ]
-    rows = pd.DataFrame([in_fresh_process(prune, path, method, padding) for method, padding in jobs])
+    rows = pd.DataFrame(
+        [in_fresh_process(prune, path, method, padding) for method, padding in jobs]
+    )
     fastest = rows.seconds.min()
     rows["seconds ratio"] = rows.seconds / fastest
     rows["peak GB"] = rows.peak / 1e9
     rows["peak ratio"] = rows.peak / idle["peak"]
-    print("calibration + pruning, uniform allocation, the config's sparsity; peak ratio: to a process that only loads model and clips")
-    print(rows.drop(columns="peak").to_string(index=False, float_format=lambda value: f"{value:.3f}"))
-    print("\ncalibration.padding: WER with padding rows left out (exclude) against counted (include)")
+    print(
+        "calibration + pruning, uniform allocation, the config's sparsity; peak ratio: to a "
+        "process that only loads model and clips"
+    )
+    print(
+        rows.drop(columns="peak").to_string(index=False, float_format=lambda value: f"{value:.3f}")
+    )
+    print(
+        "\ncalibration.padding: WER with padding rows left out (exclude) against counted (include)"
+    )
     for method in ("wanda", "sparsegpt"):
         wer = rows[rows.method == method].set_index("padding").wer
         print(
-            f"  {method:10s} exclude {wer['exclude']:.4f}   include {wer['include']:.4f}   include − exclude {wer['include'] - wer['exclude']:+.4f}"
+            f"  {method:10s} exclude {wer['exclude']:.4f}   include {wer['include']:.4f}   include "
+            f"− exclude {wer['include'] - wer['exclude']:+.4f}"
         )
     linears.main(path)
     allocations.main(path)
@@ -58,13 +76,22 @@ def main(path: str) -> None:
 
 def transcription(path: str) -> dict:
     model, processor, dataset, decode = ready(path)
-    return {"rtfx": evaluation.transcribe(decode, processor, dataset.clips[:ALONE], batch_size=load(path).evaluation.batch_size).rtfx}
+    return {
+        "rtfx": transcribe.transcribe(
+            decode, processor, dataset.clips[:ALONE], batch_size=load(path).evaluation.batch_size
+        ).rtfx
+    }
 
 
 def one_at_a_time(path: str) -> dict:
-    """The loop that most scripts have: processor, `generate`, decode, for one clip after the other; clips and settings as batched."""
+    """The loop that most scripts have: processor, `generate`, decode, for one clip after the other;
+    clips and settings as batched.
+    """
     model, processor, dataset, decode = ready(path)
-    clips, settings = dataset.clips[:ALONE], decoding.generate_settings(model, dataset.language, load(path).evaluation.max_new_tokens)
+    clips, settings = (
+        dataset.clips[:ALONE],
+        decoding.generate_settings(model, dataset.language, load(path).evaluation.max_new_tokens),
+    )
     started = time.perf_counter()
     for clip in clips:
         tokens = model.generate(decoding.input_features(model, processor, [clip.audio]), **settings)
@@ -73,7 +100,9 @@ def one_at_a_time(path: str) -> dict:
 
 
 def encoder_alone(path: str) -> dict:
-    """Features ready, no decoding: the part that batching cannot save, because every clip fills the window."""
+    """Features ready, no decoding: the part that batching cannot save, because every clip fills the
+    window.
+    """
     model, processor, dataset, _ = ready(path)
     clips = dataset.clips[:ALONE]
     features = decoding.input_features(model, processor, [clip.audio for clip in clips])
@@ -90,20 +119,52 @@ def nothing(path: str) -> dict:
 def prune(path: str, method: str, padding: str) -> dict:
     config = load(path, {"method": method, "allocation": "uniform"})
     calibration = config.pruning.calibration.model_copy(update={"padding": padding})
-    config = config.model_copy(update={"pruning": config.pruning.model_copy(update={"calibration": calibration})})
+    config = config.model_copy(
+        update={"pruning": config.pruning.model_copy(update={"calibration": calibration})}
+    )
     model, processor = experiment.load_model(config)
-    every, _ = whisper.select(whisper.blocks(model), config.pruning.target_modules, config.pruning.excluded_modules)
-    labels = experiment.calibration_labels(config, model, processor, experiment.calibration_set(config))
-    sparsities = pruning.spread(every, allocation.allocate("uniform", [0.0] * len(every), [1] * len(every), config.pruning.sparsity))
+    every, _ = whisper.select(
+        whisper.blocks(model), config.pruning.target_modules, config.pruning.excluded_modules
+    )
+    labels = calibration_text.calibration_labels(
+        config, model, processor, experiment.calibration_set(config)
+    )
+    sparsities = weights.spread(
+        every,
+        allocation.allocate(
+            "uniform", [0.0] * len(every), [1] * len(every), config.pruning.sparsity
+        ),
+    )
     started = time.perf_counter()
-    pruning.prune(model, every, experiment.calibration_batches(config, model, processor, labels), sparsities, method=method)
+    weights.prune(
+        model,
+        every,
+        calibration_text.calibration_batches(config, model, processor, labels),
+        sparsities,
+        method=method,
+    )
     seconds, peak = time.perf_counter() - started, record.peak_rss_bytes()
     datasets = experiment.evaluation_sets(config)
     size, cap = config.evaluation.batch_size, config.evaluation.max_new_tokens
-    decoders = [decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=cap) for dataset in datasets]
-    said = [evaluation.transcribe(decode, processor, dataset.clips, batch_size=size) for decode, dataset in zip(decoders, datasets)]
-    wer = format_rows.pooled(said, [experiment.normalizer_of(config, model, dataset) for dataset in datasets])[0]
-    return {"method": method, "padding": padding, "sparsity": config.pruning.sparsity, "seconds": seconds, "peak": peak, "wer": wer}
+    decoders = [
+        decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=cap)
+        for dataset in datasets
+    ]
+    said = [
+        transcribe.transcribe(decode, processor, dataset.clips, batch_size=size)
+        for decode, dataset in zip(decoders, datasets)
+    ]
+    wer = table.pooled(
+        said, [stored.normalizer_of(config, model, dataset) for dataset in datasets]
+    )[0]
+    return {
+        "method": method,
+        "padding": padding,
+        "sparsity": config.pruning.sparsity,
+        "seconds": seconds,
+        "peak": peak,
+        "wer": wer,
+    }
 
 
 def ready(path: str):
@@ -111,7 +172,9 @@ def ready(path: str):
     config = load(path)
     model, processor = experiment.load_model(config)
     dataset = experiment.evaluation_sets(config)[0]
-    decode = decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=config.evaluation.max_new_tokens)
+    decode = decoding.torch_decoder(
+        model, processor, language=dataset.language, max_new_tokens=config.evaluation.max_new_tokens
+    )
     decode([dataset.clips[0].audio])
     return model, processor, dataset, decode
 

@@ -1,6 +1,8 @@
-"""Exported formats, side by side: how fast the compact file is written and read, and every runtime beside dense PyTorch and beside itself dense.
+"""Exported formats, side by side: how fast the compact file is written and read, and every runtime
+beside dense PyTorch and beside itself dense.
 
-The model is pruned by magnitude to the config's sparsity: speed does not depend on which weights are zero.
+The model is pruned by magnitude to the config's sparsity: speed does not depend on which weights
+are zero.
 """
 
 import tempfile
@@ -10,14 +12,21 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from owl import compact, experiment, formats, record, whisper
-from owl.config import load
-from owl.format_rows import pooled_rtfx
-from owl.fresh import in_fresh_process
-from owl.measure_format import measure, runtime_of
-from owl.solvers import prune_weight
+from owl.config.load import load
+from owl.export import formats
+from owl.export.measure import in_fresh_process, measure, runtime_of
+from owl.export.table import pooled_rtfx
+from owl.kernels.solvers import prune_weight
+from owl.model import compact, whisper
+from owl.run import experiment, record
 
-SHAPES = 24, 1280, 5120  # blocks, width and feed-forward width of a random model for the file's speed: gigabytes are needed to see one
+SHAPES = (
+    24,
+    1280,
+    5120,
+    # blocks, width and feed-forward width of a random model for the file's speed: gigabytes are needed
+    # to see one
+)
 FORMATS = ("hf", "compact", "onnx", "onnx-int8", "ct2", "ct2-int8")
 
 
@@ -29,7 +38,10 @@ def main(path: str) -> None:
         )
     )
     rows = pd.DataFrame(runtimes(path))
-    print("\nspeed of every format; 1 means as fast as dense. Bytes: of the dense model's float16 weights")
+    print(
+        "\nspeed of every format; 1 means as fast as dense. Bytes: of the dense model's float16 "
+        "weights"
+    )
     print(rows.to_string(index=False, float_format="{:.2f}".format))
 
 
@@ -63,16 +75,23 @@ def file_speed(sparsity: float) -> dict:
 
 
 def runtimes(path: str) -> list[dict]:
-    """One row per format: bytes, first token and speed of the pruned model as ratios to dense PyTorch and to dense in the same runtime."""
+    """One row per format: bytes, first token and speed of the pruned model as ratios to dense
+    PyTorch and to dense in the same runtime.
+    """
     config = load(path)
     datasets = experiment.evaluation_sets(config)
     dense, processor = experiment.load_model(config)
     pruned, _ = experiment.load_model(config)
-    sparsity, linears = config.pruning.sparsity, [linear for block in whisper.blocks(pruned) for linear in block.linears]
+    sparsity, linears = (
+        config.pruning.sparsity,
+        [linear for block in whisper.blocks(pruned) for linear in block.linears],
+    )
     with torch.no_grad():
         for linear in linears:
             gram = torch.eye(linear.module.in_features)
-            linear.module.weight.copy_(prune_weight(linear.module.weight, gram, method="magnitude", sparsity=sparsity))
+            linear.module.weight.copy_(
+                prune_weight(linear.module.weight, gram, method="magnitude", sparsity=sparsity)
+            )
     papers = {"metadata": {}, "metrics": {}, "card": ""}
     rows, speeds = [], {}
     with tempfile.TemporaryDirectory() as aside:
@@ -82,11 +101,18 @@ def runtimes(path: str) -> list[dict]:
                 folder = Path(aside) / kind / name
                 folder.mkdir(parents=True)
                 formats.save(name, model, processor, folder, dtype=torch.float16, papers=papers)
-                found[kind] = in_fresh_process(measure, name, str(folder), config, datasets, torch.float16)
+                found[kind] = in_fresh_process(
+                    measure, name, str(folder), config, datasets, torch.float16
+                )
             speeds.setdefault(runtime_of(name), pooled_rtfx(found["dense"].said))
             size = record.folder_bytes(folder) / formats.dense_bytes(dense)
-            rows.append({"format": name, "bytes": size, "× real time": pooled_rtfx(found["pruned"].said)})
-            rows[-1] |= {"first token ms": 1e3 * found["pruned"].first_token_seconds, "same format dense": pooled_rtfx(found["dense"].said)}
+            rows.append(
+                {"format": name, "bytes": size, "× real time": pooled_rtfx(found["pruned"].said)}
+            )
+            rows[-1] |= {
+                "first token ms": 1e3 * found["pruned"].first_token_seconds,
+                "same format dense": pooled_rtfx(found["dense"].said),
+            }
             rows[-1] |= {"/ dense same runtime": rows[-1]["× real time"] / speeds[runtime_of(name)]}
             rows[-1] |= {"/ dense PyTorch": rows[-1]["× real time"] / speeds["pytorch"]}
     return rows

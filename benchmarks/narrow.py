@@ -1,7 +1,8 @@
-"""What fewer heads, neurons and layers bring: encoder speed against the dense model in the same runtime, beside the word error rate.
+"""What fewer heads, neurons and layers bring: encoder speed against the dense model in the same
+runtime, beside the word error rate.
 
-`python -m benchmarks.narrow CONFIG [SHARE]`. One process, one batch, the models take turns; the least time of the rounds counts, because
-what else runs on the machine only ever adds to it.
+`python -m benchmarks.narrow CONFIG [SHARE]`. One process, one batch, the models take turns; the
+least time of the rounds counts, because what else runs on the machine only ever adds to it.
 """
 
 import sys
@@ -12,20 +13,33 @@ from pathlib import Path
 
 import pandas as pd
 
-from owl import analysis, decoding, evaluation, experiment, format_rows, oneshot, whisper
-from owl.config import load
-from owl.onnx_model import OnnxWhisper, export_onnx
+from owl.config.load import load
+from owl.evaluate import stored, transcribe
+from owl.export import table
+from owl.export.onnx import OnnxWhisper, export_onnx
+from owl.model import decoding, whisper
+from owl.prune import calibration_text, guides, oneshot
+from owl.run import experiment
 
 CLIPS, ROUNDS = 4, 15
-CHOICES = [("uniform", ["heads", "neurons"]), ("owl", ["heads", "neurons"]), ("uniform", ["neurons"]), ("uniform", ["layers"])]
+CHOICES = [
+    ("uniform", ["heads", "neurons"]),
+    ("owl", ["heads", "neurons"]),
+    ("uniform", ["neurons"]),
+    ("uniform", ["layers"]),
+]
 
 
 def main(path: str, share: str = "0.5") -> None:
     config = load(path, {"pattern": "structured", "allocation": "uniform", "sparsity": share})
     model, processor = experiment.load_model(config)
     dataset = experiment.evaluation_sets(config)[0]
-    features = decoding.input_features(model, processor, [clip.audio for clip in dataset.clips[:CLIPS]])
-    models = {"dense": (model, 0.0)} | {f"{name}, {' + '.join(kinds)}": pruned(config, name, kinds) for name, kinds in CHOICES}
+    features = decoding.input_features(
+        model, processor, [clip.audio for clip in dataset.clips[:CLIPS]]
+    )
+    models = {"dense": (model, 0.0)} | {
+        f"{name}, {' + '.join(kinds)}": pruned(config, name, kinds) for name, kinds in CHOICES
+    }
     seconds = encoder_seconds([one for one, _ in models.values()], processor, features)
     rows = pd.DataFrame(
         {"model": name, "removed": removed, "WER": wer(config, one, processor), **times}
@@ -34,7 +48,10 @@ def main(path: str, share: str = "0.5") -> None:
     for runtime in ("PyTorch", "onnxruntime"):
         rows[f"× {runtime}"] = rows[runtime].iloc[0] / rows[runtime]
     print(f"\nstructured pruning of {path} at {share}")
-    print(f"seconds of the encoder for {len(features)} clips, and × as fast as dense in the same runtime")
+    print(
+        f"seconds of the encoder for {len(features)} clips, and × as fast as dense in the same "
+        "runtime"
+    )
     print(rows.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
 
@@ -43,19 +60,29 @@ def pruned(config, allocation: str, structures: list[str]):
     changes = {"allocation": allocation, "structures": structures}
     config = config.model_copy(update={"pruning": config.pruning.model_copy(update=changes)})
     model, processor = experiment.load_model(config)
-    every, _ = whisper.select(whisper.blocks(model), config.pruning.target_modules, config.pruning.excluded_modules)
+    every, _ = whisper.select(
+        whisper.blocks(model), config.pruning.target_modules, config.pruning.excluded_modules
+    )
     count = sum(block.weight_count for block in every)
-    labels = experiment.calibration_labels(config, model, processor, experiment.calibration_set(config))
-    batches = experiment.calibration_batches(config, model, processor, labels)
+    labels = calibration_text.calibration_labels(
+        config, model, processor, experiment.calibration_set(config)
+    )
+    batches = calibration_text.calibration_batches(config, model, processor, labels)
     settings = config.pruning
-    ratios, medians = analysis.ratios_and_medians(model, every, batches, settings.outlier_hyper_m)
-    guides = analysis.Guides(every, ratios, medians, settings.outlier_hyper_lambda, settings.outlier_hyper_m)
-    rows = oneshot.prune(config, model, processor, every, labels, analysis.chosen_sparsities(config, guides))
+    ratios, medians = guides.ratios_and_medians(model, every, batches, settings.outlier_hyper_m)
+    guide = guides.Guides(
+        every, ratios, medians, settings.outlier_hyper_lambda, settings.outlier_hyper_m
+    )
+    rows = oneshot.prune(
+        config, model, processor, every, labels, guides.chosen_sparsities(config, guide)
+    )
     return model, oneshot.removed_weights(rows) / count
 
 
 def encoder_seconds(models: list, processor, features) -> list[dict[str, float]]:
-    """Per model the least seconds of a batch, {"PyTorch", "onnxruntime"}; every round asks all models in turn."""
+    """Per model the least seconds of a batch, {"PyTorch", "onnxruntime"}; every round asks all
+    models in turn.
+    """
     with tempfile.TemporaryDirectory() as aside:
         folders = [Path(aside, str(index)) for index in range(len(models))]
         calls = []
@@ -63,10 +90,19 @@ def encoder_seconds(models: list, processor, features) -> list[dict[str, float]]
             folder.mkdir()
             export_onnx(model, processor, folder)
             calls.append(
-                {"PyTorch": partial(decoding.encode, model, features), "onnxruntime": partial(OnnxWhisper(folder).encode, features)}
+                {
+                    "PyTorch": partial(decoding.encode, model, features),
+                    "onnxruntime": partial(OnnxWhisper(folder).encode, features),
+                }
             )
-        rounds = [[{runtime: clocked(call) for runtime, call in pair.items()} for pair in calls] for _ in range(ROUNDS)]
-    return [{runtime: min(one[index][runtime] for one in rounds[1:]) for runtime in pair} for index, pair in enumerate(calls)]
+        rounds = [
+            [{runtime: clocked(call) for runtime, call in pair.items()} for pair in calls]
+            for _ in range(ROUNDS)
+        ]
+    return [
+        {runtime: min(one[index][runtime] for one in rounds[1:]) for runtime in pair}
+        for index, pair in enumerate(calls)
+    ]
 
 
 def clocked(call) -> float:
@@ -79,9 +115,15 @@ def wer(config, model, processor) -> float:
     """Over all evaluation sets of the config."""
     datasets, settings, said = experiment.evaluation_sets(config), config.evaluation, []
     for dataset in datasets:
-        decode = decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=settings.max_new_tokens)
-        said.append(evaluation.transcribe(decode, processor, dataset.clips, batch_size=settings.batch_size))
-    return format_rows.pooled(said, [experiment.normalizer_of(config, model, dataset) for dataset in datasets])[0]
+        decode = decoding.torch_decoder(
+            model, processor, language=dataset.language, max_new_tokens=settings.max_new_tokens
+        )
+        said.append(
+            transcribe.transcribe(decode, processor, dataset.clips, batch_size=settings.batch_size)
+        )
+    return table.pooled(
+        said, [stored.normalizer_of(config, model, dataset) for dataset in datasets]
+    )[0]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""The demo's Whisper before training: a small byte-level BPE tokenizer, a processor and a randomly initialised model.
+"""The demo's Whisper before training: a small byte-level BPE tokenizer, a processor and a randomly
+initialised model.
 
-A genuine `WhisperForConditionalGeneration` with the stock 30 s window (3000 mel frames, 1500 encoder frames): 4 + 4 blocks, d = 128,
-4 heads, English only, prompt `<|startoftranscript|><|notimestamps|>`. Special tokens stand in OpenAI's order, timestamps after them.
+A genuine `WhisperForConditionalGeneration` with the stock 30 s window (3000 mel frames, 1500
+encoder frames): 4 + 4 blocks, d = 128, 4 heads, English only, prompt
+`<|startoftranscript|><|notimestamps|>`. Special tokens stand in OpenAI's order, timestamps after
+them.
 """
 
 import json
@@ -18,7 +21,18 @@ from transformers import (
 )
 
 SPECIAL = [
-    f"<|{name}|>" for name in "endoftext startoftranscript en translate transcribe startoflm startofprev nospeech notimestamps".split()
+    f"<|{name}|>"
+    for name in [
+        "endoftext",
+        "startoftranscript",
+        "en",
+        "translate",
+        "transcribe",
+        "startoflm",
+        "startofprev",
+        "nospeech",
+        "notimestamps",
+    ]
 ]
 TIMESTAMPS = [f"<|{0.02 * step:.2f}|>" for step in range(1501)]  # seconds
 TEXT_TOKENS = 600
@@ -30,7 +44,10 @@ def make_processor(texts: list[str]) -> WhisperProcessor:
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=TEXT_TOKENS, initial_alphabet=alphabet, show_progress=False))
+    learner.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(vocab_size=TEXT_TOKENS, initial_alphabet=alphabet, show_progress=False),
+    )
     bpe = json.loads(learner.to_str())["model"]
     end = SPECIAL[0]
     tokenizer = WhisperTokenizer(
@@ -42,14 +59,21 @@ def make_processor(texts: list[str]) -> WhisperProcessor:
         pad_token=end,
         extra_special_tokens=SPECIAL,
     )
-    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in TIMESTAMPS])
+    tokenizer.add_tokens(
+        [AddedToken(token, special=False, normalized=False) for token in TIMESTAMPS]
+    )
     return WhisperProcessor(WhisperFeatureExtractor(feature_size=80), tokenizer)
 
 
 def make_model(processor: WhisperProcessor, seed: int) -> WhisperForConditionalGeneration:
     """The untrained model that fits `processor`; the same seed, the same weights."""
     end, start, *_, no_timestamps = processor.tokenizer.convert_tokens_to_ids(SPECIAL)
-    special = {"pad_token_id": end, "bos_token_id": end, "eos_token_id": end, "decoder_start_token_id": start}
+    special = {
+        "pad_token_id": end,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "decoder_start_token_id": start,
+    }
     torch.manual_seed(seed)
     model = WhisperForConditionalGeneration(
         WhisperConfig(

@@ -1,4 +1,6 @@
-"""Shared by all tests: where the repository is, and the optional folder of reference outputs and speech beside it."""
+"""Shared by all tests: where the repository is, and the optional folder of reference outputs and
+speech beside it.
+"""
 
 import json
 import sys
@@ -26,4 +28,6 @@ def golden(shared):
     from safetensors.torch import load_file
 
     folder = shared / "golden"
-    return load_file(folder / "reference_layers.safetensors"), json.loads((folder / "reference_layers.json").read_text())
+    return load_file(folder / "reference_layers.safetensors"), json.loads(
+        (folder / "reference_layers.json").read_text()
+    )

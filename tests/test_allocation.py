@@ -1,4 +1,5 @@
-"""Outlier ratios and allocations against references: hand-worked numbers and (where ../shared is) luuyin/OWL's own outputs.
+"""Outlier ratios and allocations against references: hand-worked numbers and (where ../shared is)
+luuyin/OWL's own outputs.
 
 Only behaviour: invariants (weighted mean, λ = 0), limits and bad input.
 """
@@ -6,8 +7,8 @@ Only behaviour: invariants (weighted mean, λ = 0), limits and bad input.
 import pytest
 import torch
 
-from owl.allocation import allocate, median_sparsities
-from owl.outliers import outlier_ratio, wanda_score
+from owl.kernels.allocation import allocate, median_sparsities
+from owl.kernels.outliers import outlier_ratio, wanda_score
 from tests import reference
 
 COUNTS = [12, 12, 16, 16]
@@ -18,7 +19,10 @@ def weighted_mean(values, counts=COUNTS):
 
 
 def test_the_score_is_magnitude_times_the_inputs_root_mean_square():
-    weight, inputs = torch.tensor([[1.0, -2.0], [0.5, 0.0]]), torch.tensor([[3.0, 1.0], [3.0, -1.0], [3.0, 1.0]])
+    weight, inputs = (
+        torch.tensor([[1.0, -2.0], [0.5, 0.0]]),
+        torch.tensor([[3.0, 1.0], [3.0, -1.0], [3.0, 1.0]]),
+    )
     ours = wanda_score(weight, inputs.square().mean(0).sqrt())
     assert ours.tolist() == [[3.0, 2.0], [1.5, 0.0]]
     torch.testing.assert_close(ours.double(), reference.score(weight, inputs))
@@ -31,7 +35,8 @@ def test_a_score_needs_one_rms_per_input():
 
 def test_the_outlier_ratio_is_the_fraction_above_m_times_the_mean():
     assert outlier_ratio(torch.tensor([1.0, 1.0, 1.0, 9.0]), 2.5) == 0.25  # mean 3, threshold 7.5
-    assert outlier_ratio(torch.tensor([1.0, 1.0, 1.0, 9.0]), 3.0) == 0.0  # equal to the threshold is no outlier
+    # equal to the threshold is no outlier
+    assert outlier_ratio(torch.tensor([1.0, 1.0, 1.0, 9.0]), 3.0) == 0.0
     assert outlier_ratio(torch.zeros(5), 5) == 0.0
 
 
@@ -46,10 +51,14 @@ def test_planted_outliers_rank_their_block_first():
 
 
 def test_owl_by_hand():
-    """r = 2·0.1·[0, 1/4, 1/2, 1] = [0, .05, .1, .2]; weighted mean (12·.05 + 16·.1 + 16·.2)/56 = 27/280."""
+    """r = 2·0.1·[0, 1/4, 1/2, 1] = [0, .05, .1, .2]; weighted mean (12·.05 + 16·.1 + 16·.2)/56 =
+    27/280.
+    """
     mean = (12 * 0.05 + 16 * 0.1 + 16 * 0.2) / 56
     expected = [0.5 + mean, 0.5 + mean - 0.05, 0.5 + mean - 0.1, 0.5 + mean - 0.2]
-    assert allocate("owl", [0.01, 0.02, 0.03, 0.05], COUNTS, 0.5, lam=0.1) == pytest.approx(expected)
+    assert allocate("owl", [0.01, 0.02, 0.03, 0.05], COUNTS, 0.5, lam=0.1) == pytest.approx(
+        expected
+    )
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.08, 0.3, 1.0])
@@ -92,7 +101,8 @@ def test_owl_equal_and_outlier_ratios_equal_the_published_code(golden):
         assert ratios == [reference.outlier_ratio(block, case["M"]) for block in blocks]
         ours = allocate("owl-equal", ratios, [1] * 6, case["S"], case["lambda"])
         assert ours == pytest.approx(case["block_sparsity"], abs=1e-9)
-        assert allocate("owl", ratios, [1] * 6, case["S"], case["lambda"]) == pytest.approx(ours)  # equal counts, no clipping
+        # equal counts, no clipping
+        assert allocate("owl", ratios, [1] * 6, case["S"], case["lambda"]) == pytest.approx(ours)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +120,9 @@ def test_owl_equal_and_outlier_ratios_equal_the_published_code(golden):
     ],
 )
 def test_bad_input_is_refused_with_the_reason(change, words):
-    arguments = dict(name="owl", outlier_ratios=[0.1, 0.2], weight_counts=[1, 1], sparsity=0.5) | change
+    arguments = (
+        dict(name="owl", outlier_ratios=[0.1, 0.2], weight_counts=[1, 1], sparsity=0.5) | change
+    )
     with pytest.raises(ValueError, match=words):
         allocate(**arguments)
 
@@ -124,10 +136,17 @@ def test_median_sparsities_reach_the_target_and_differ_between_matrices():
 
 
 def test_the_median_boost_moves_sparsity_between_matrices_only_where_lambda_splits_them():
-    """λ = 0.08 marks about 95 % of the weights: boosting nearly all of them ranks as plain magnitude does; λ = 1 marks half."""
+    """λ = 0.08 marks about 95 % of the weights: boosting nearly all of them ranks as plain
+    magnitude does; λ = 1 marks half.
+    """
     generator = torch.Generator().manual_seed(1)
-    weights = [torch.randn(40, 50, generator=generator), 2 * torch.randn(40, 50, generator=generator)]
+    weights = [
+        torch.randn(40, 50, generator=generator),
+        2 * torch.randn(40, 50, generator=generator),
+    ]
     plain = median_sparsities(weights, 0.5, lam=0.08, boost=1.0)
     assert median_sparsities(weights, 0.5, lam=0.08, boost=5.0) == pytest.approx(plain, abs=0.02)
     assert plain[0] - plain[1] > 0.2  # the matrix of smaller weights is pruned more
-    assert median_sparsities(weights, 0.5, lam=1.0, boost=5.0) == pytest.approx([0.5, 0.5], abs=0.01)
+    assert median_sparsities(weights, 0.5, lam=1.0, boost=5.0) == pytest.approx(
+        [0.5, 0.5], abs=0.01
+    )

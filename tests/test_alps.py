@@ -1,12 +1,14 @@
-"""ALPS against references: every support of a tiny problem tried, normal equations row by row, and the authors' own errors (../shared)."""
+"""ALPS against references: every support of a tiny problem tried, normal equations row by row, and
+the authors' own errors (../shared).
+"""
 
 from itertools import combinations
 
 import pytest
 import torch
 
-from owl import alps
-from owl.solvers import factorise, prune_weight
+from owl.kernels import alps
+from owl.kernels.solvers import factorise, prune_weight
 from tests import reference
 
 LAYERS = ("layer0", "layer1", "layer2")
@@ -22,7 +24,10 @@ def layer():
 
 def error(before, after, gram):
     change = (before - after).double()
-    return (torch.trace(change @ gram.double() @ change.T) / torch.trace(before.double() @ gram.double() @ before.double().T)).item()
+    return (
+        torch.trace(change @ gram.double() @ change.T)
+        / torch.trace(before.double() @ gram.double() @ before.double().T)
+    ).item()
 
 
 def target(text):
@@ -30,14 +35,23 @@ def target(text):
 
 
 def test_the_support_of_one_row_is_near_the_best_of_all_supports():
-    """ADMM is a heuristic: over twenty small rows with correlated inputs its error may exceed the exhaustive optimum's by a quarter."""
+    """ADMM is a heuristic: over twenty small rows with correlated inputs its error may exceed the
+    exhaustive optimum's by a quarter.
+    """
     generator, found, best = torch.Generator().manual_seed(0), 0.0, 0.0
     for _ in range(20):
-        inputs = torch.randn(40, 8, generator=generator) @ (torch.eye(8) + 0.3 * torch.randn(8, 8, generator=generator))
+        inputs = torch.randn(40, 8, generator=generator) @ (
+            torch.eye(8) + 0.3 * torch.randn(8, 8, generator=generator)
+        )
         weight, gram = torch.randn(1, 8, generator=generator), inputs.T @ inputs
         found += error(weight, prune_weight(weight, gram, method="alps", sparsity=0.5), gram)
-        masks = [torch.zeros(1, 8, dtype=torch.bool).index_fill(1, torch.tensor(kept), True) for kept in combinations(range(8), 4)]
-        best += min(error(weight, reference.refit(weight, gram, mask, 0.01), gram) for mask in masks)
+        masks = [
+            torch.zeros(1, 8, dtype=torch.bool).index_fill(1, torch.tensor(kept), True)
+            for kept in combinations(range(8), 4)
+        ]
+        best += min(
+            error(weight, reference.refit(weight, gram, mask, 0.01), gram) for mask in masks
+        )
     assert best <= found * (1 + 1e-9) and found <= 1.25 * best
 
 
@@ -45,18 +59,23 @@ def test_the_support_of_one_row_is_near_the_best_of_all_supports():
 def test_kept_values_solve_the_normal_equations_on_their_support(layer, goal):
     weight, gram = layer
     pruned = prune_weight(weight.double(), gram, method="alps", **target(goal))
-    assert torch.allclose(pruned, reference.refit(weight, gram, pruned != 0, 0.01), atol=1e-5)  # CG stops at 1e-6 of the right-hand side
+    # CG stops at 1e-6 of the right-hand side
+    assert torch.allclose(pruned, reference.refit(weight, gram, pruned != 0, 0.01), atol=1e-5)
 
 
 @pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.77])
 def test_the_whole_matrix_loses_exactly_the_share_asked_for(layer, sparsity):
     weight, gram = layer
-    assert (prune_weight(weight, gram, method="alps", sparsity=sparsity) == 0).sum() == int(weight.numel() * sparsity)
+    assert (prune_weight(weight, gram, method="alps", sparsity=sparsity) == 0).sum() == int(
+        weight.numel() * sparsity
+    )
 
 
 def test_every_group_of_a_pattern_keeps_its_count(layer):
     weight, gram = layer
-    kept = (prune_weight(weight, gram, method="alps", pattern="1:4") != 0).unflatten(1, (4, 4)).sum(-1)
+    kept = (
+        (prune_weight(weight, gram, method="alps", pattern="1:4") != 0).unflatten(1, (4, 4)).sum(-1)
+    )
     assert (kept == 1).all()
 
 
@@ -64,7 +83,9 @@ def test_a_dead_input_costs_nothing_and_breaks_nothing(layer):
     weight, gram = layer
     gram[:, 5] = gram[5] = 0
     pruned = prune_weight(weight, gram, method="alps", sparsity=0.5)
-    assert torch.isfinite(pruned).all() and error(weight, pruned, gram) < error(weight, weight * 0, gram)
+    assert torch.isfinite(pruned).all() and error(weight, pruned, gram) < error(
+        weight, weight * 0, gram
+    )
 
 
 def test_shared_factors_give_the_same_weights(layer):

@@ -1,19 +1,21 @@
 """Reading audio.
 
-Against a reference: a sine's frequency, level and length are known in closed form, and the wav files here hold exact samples.
-Behaviour: which files are refused, and with which reason.
+Against a reference: a sine's frequency, level and length are known in closed form, and the wav
+files here hold exact samples. Behaviour: which files are refused, and with which reason.
 """
 
 import numpy as np
 import pytest
 import soundfile
 
-from owl.audio import RATE, AudioError, digest, read_audio, resample
+from owl.data.audio import RATE, AudioError, digest, read_audio, resample
 
 
 def sine(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
     """(samples,) float32, level 0.5."""
-    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)).astype(np.float32)
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(rate * seconds)) / rate)).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000])
@@ -49,12 +51,15 @@ def test_every_format_yields_the_wave_that_was_written(tmp_path, suffix, subtype
 def test_stereo_is_averaged_over_its_channels(tmp_path):
     left = sine(RATE)
     soundfile.write(tmp_path / "a.wav", np.stack([left, 0.5 * left], axis=1), RATE, subtype="FLOAT")
-    np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), 0.75 * left, atol=1e-7)  # float32 rounding
+    # float32 rounding
+    np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), 0.75 * left, atol=1e-7)
 
 
 def test_bytes_and_their_file_read_equal(tmp_path):
     soundfile.write(tmp_path / "a.flac", sine(RATE), RATE)
-    assert np.array_equal(read_audio((tmp_path / "a.flac").read_bytes()), read_audio(tmp_path / "a.flac"))
+    assert np.array_equal(
+        read_audio((tmp_path / "a.flac").read_bytes()), read_audio(tmp_path / "a.flac")
+    )
 
 
 def test_a_segment_is_cut_in_seconds_of_the_file(tmp_path):
@@ -78,8 +83,18 @@ def test_silence_and_a_single_sample_are_valid_audio(tmp_path):
         (lambda file: file.write_text("this is text"), "cannot be decoded"),
         (lambda file: file.write_bytes(b""), "cannot be decoded"),
         (lambda file: soundfile.write(file, np.zeros(0, np.float32), RATE), "empty"),
-        (lambda file: soundfile.write(file, np.full(9, np.nan, np.float32), RATE, subtype="FLOAT"), "NaN or infinite"),
-        (lambda file: soundfile.write(file, np.full(9, np.inf, np.float32), RATE, subtype="FLOAT"), "NaN or infinite"),
+        (
+            lambda file: soundfile.write(
+                file, np.full(9, np.nan, np.float32), RATE, subtype="FLOAT"
+            ),
+            "NaN or infinite",
+        ),
+        (
+            lambda file: soundfile.write(
+                file, np.full(9, np.inf, np.float32), RATE, subtype="FLOAT"
+            ),
+            "NaN or infinite",
+        ),
     ],
 )
 def test_audio_that_cannot_be_used_says_why(tmp_path, make, reason):
@@ -97,7 +112,8 @@ def test_a_flac_file_that_was_cut_off_is_refused(tmp_path):
 
 
 def test_digests_agree_exactly_when_samples_do(tmp_path):
-    steps = (sine(RATE) * 2**15).astype(np.int16)  # written as integers: from floats, wav and flac round differently
+    # written as integers: from floats, wav and flac round differently
+    steps = (sine(RATE) * 2**15).astype(np.int16)
     soundfile.write(tmp_path / "a.wav", steps, RATE)
     soundfile.write(tmp_path / "b.flac", steps, RATE)
     first = read_audio(tmp_path / "a.wav")

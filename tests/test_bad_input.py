@@ -1,6 +1,8 @@
-"""What a user can get wrong, each with one clear message that names the cause and the fix. All of it is behaviour.
+"""What a user can get wrong, each with one clear message that names the cause and the fix. All of
+it is behaviour.
 
-`start` does in this process what 01_outlier_analysis does before it computes; two cases go through `make report` itself.
+`start` does in this process what 01_outlier_analysis does before it computes; two cases go through
+`make report` itself.
 """
 
 import json
@@ -14,10 +16,9 @@ import pytest
 import soundfile
 import torch
 
-from owl import experiment
-from owl.config import ConfigError, load
-from owl.data import DataError
-from owl.whisper import ModelError
+from owl.config.load import load
+from owl.errors import ConfigError, DataError, ModelError
+from owl.run import experiment
 from tests.conftest import ROOT
 
 
@@ -28,8 +29,13 @@ def config(tmp_path):
     def write(changes: dict) -> Path:
         raw = json.loads((ROOT / "configs" / "demo.json").read_text())
         raw["model"]["name"] = str(ROOT / "models" / "demo")
-        raw["pruning"]["calibration"]["dataset"]["path"] = str(ROOT / "data" / "demo" / "calibration")
-        raw["evaluation"]["datasets"][0] |= {"path": str(ROOT / "data" / "demo" / "evaluation"), "max_samples": 2}
+        raw["pruning"]["calibration"]["dataset"]["path"] = str(
+            ROOT / "data" / "demo" / "calibration"
+        )
+        raw["evaluation"]["datasets"][0] |= {
+            "path": str(ROOT / "data" / "demo" / "evaluation"),
+            "max_samples": 2,
+        }
         for section, keys in changes.items():
             raw.setdefault(section, {}).update(keys)
         path = tmp_path / "mine.json"
@@ -62,10 +68,23 @@ def test_the_demo_itself_starts(config):
         ({}, {"SPARSITY": "1.5"}, r"SPARSITY=1\.5"),
         ({}, {"METHOD": "magic"}, r"METHOD=magic.*wanda"),
         ({"model": {"name": "./no/such/folder"}}, {}, r"model\.name.*no/such/folder"),
-        ({"optimization": {"quantization": {"method": "static"}}}, {}, r"quantization\.method.*not available yet"),
+        (
+            {"optimization": {"quantization": {"method": "static"}}},
+            {},
+            r"quantization\.method.*not available yet",
+        ),
         ({"pruning": {"pruning_pattern": "2:4"}}, {}, r"uniform"),
     ],
-    ids=["unknown key", "wrong type", "sparsity 1.5", "SPARSITY=1.5", "unknown METHOD", "missing model", "later feature", "N:M with OWL"],
+    ids=[
+        "unknown key",
+        "wrong type",
+        "sparsity 1.5",
+        "SPARSITY=1.5",
+        "unknown METHOD",
+        "missing model",
+        "later feature",
+        "N:M with OWL",
+    ],
 )
 def test_a_bad_config_is_refused(config, changes, overrides, words):
     with pytest.raises(ConfigError, match=f"(?s){words}"):
@@ -124,7 +143,9 @@ def test_calibrating_on_evaluation_clips_is_refused(config):
         start(config(changes))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here CUDA is present, so asking for it is no mistake")
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="here CUDA is present, so asking for it is no mistake"
+)
 def test_cuda_where_there_is_none_is_refused(config):
     with pytest.raises(ConfigError, match="'cuda' was asked for.*DEVICE=auto"):
         start(config({}), {"DEVICE": "cuda"})
@@ -147,9 +168,16 @@ def test_make_stops_at_a_bad_dataset_with_the_message_last_and_no_finished_repor
     run = "test-bad-dataset"
     try:
         done = make_report(f"CONFIG={config(evaluate_on(tmp_path / 'gone'))}", f"RUN={run}")
-        words = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("make")]
+        words = [
+            line
+            for line in done.stderr.splitlines()
+            if line.strip() and not line.startswith("make")
+        ]
         assert done.returncode != 0
-        assert words[-1].startswith("error: 01_outlier_analysis stopped: DataError: ") and "gone" in words[-1]
+        assert (
+            words[-1].startswith("error: 01_outlier_analysis stopped: DataError: ")
+            and "gone" in words[-1]
+        )
         assert not any((ROOT / "reports" / run).glob("*"))
         assert (ROOT / "runs" / run / "failed" / "01_outlier_analysis.ipynb").exists()
     finally:

@@ -1,12 +1,14 @@
-"""The benchmarks run, on a few clips of the demo. Speed and memory are measured by `make bench`, never in a test."""
+"""The benchmarks run, on a few clips of the demo. Speed and memory are measured by `make bench`,
+never in a test.
+"""
 
 import json
 
 import pytest
 
 from benchmarks import allocations, bench, growth, linears, narrow
-from owl import experiment
-from owl.config import load
+from owl.config.load import load
+from owl.run import experiment
 from tests.conftest import ROOT
 
 
@@ -15,8 +17,13 @@ def few(tmp_path):
     """The demo's config with four clips of each kind, as a file."""
     raw = json.loads((ROOT / "configs" / "demo.json").read_text())
     raw["model"]["name"] = str(ROOT / "models" / "demo")
-    raw["pruning"]["calibration"] |= {"samples": 4, "dataset": {"name": "c", "path": str(ROOT / "data" / "demo" / "calibration")}}
-    raw["evaluation"]["datasets"] = [{"name": "e", "path": str(ROOT / "data" / "demo" / "evaluation"), "max_samples": 4}]
+    raw["pruning"]["calibration"] |= {
+        "samples": 4,
+        "dataset": {"name": "c", "path": str(ROOT / "data" / "demo" / "calibration")},
+    }
+    raw["evaluation"]["datasets"] = [
+        {"name": "e", "path": str(ROOT / "data" / "demo" / "evaluation"), "max_samples": 4}
+    ]
     path = tmp_path / "few.json"
     path.write_text(json.dumps(raw))
     return str(path)
@@ -29,7 +36,7 @@ def test_a_solver_is_timed_and_scored(few):
 
 @pytest.mark.parametrize("name", ["uniform", "alpha", "measured"])
 def test_an_allocation_is_timed_and_its_database_counted_apart(few, name, monkeypatch):
-    monkeypatch.setattr("owl.search.LEVELS", (0.5, 0.9))
+    monkeypatch.setattr("owl.prune.search.LEVELS", (0.5, 0.9))
     row = allocations.allocate(few, "magnitude", name)
     assert row["each s"] >= 0 and row["peak GB"] > 0.1
     assert (row["once s"] > 1) == (name == "measured")
@@ -52,7 +59,11 @@ def test_a_narrowed_model_is_timed_in_two_runtimes_and_scored(few, monkeypatch):
     assert removed == pytest.approx(0.5, abs=0.01)
     dense, processor = experiment.load_model(config)
     clips = experiment.evaluation_sets(config)[0].clips
-    times = narrow.encoder_seconds([dense, model], processor, narrow.decoding.input_features(dense, processor, [clips[0].audio]))
+    times = narrow.encoder_seconds(
+        [dense, model],
+        processor,
+        narrow.decoding.input_features(dense, processor, [clips[0].audio]),
+    )
     assert all(one["PyTorch"] > 0 and one["onnxruntime"] > 0 for one in times)
     assert narrow.wer(config, model, processor) >= 0
 

@@ -1,5 +1,6 @@
-"""Against a reference: the model cast to float16, bit for bit after a round trip, and the size that the format must take at least.
-Behaviour only: refusals of files that are not whole, int8 rounding, `owl.load`.
+"""Against a reference: the model cast to float16, bit for bit after a round trip, and the size that
+the format must take at least. Behaviour only: refusals of files that are not whole, int8 rounding,
+`owl.load`.
 """
 
 import hashlib
@@ -11,9 +12,11 @@ import torch
 from safetensors import safe_open
 
 import owl
-from owl import compact, compact_model
-from owl.export import UnsupportedFormat
-from owl.whisper import ModelError, blocks, load
+from owl.errors import CompactError, ModelError, UnsupportedFormat
+from owl.export.compact import bound_bytes, export_compact
+from owl.model import compact
+from owl.model.loading import COMPACT_FILE, SETTINGS
+from owl.model.whisper import blocks, load
 from tests.conftest import ROOT
 from tests.tiny import make_model, make_processor
 
@@ -33,20 +36,29 @@ def prune(model, sparsity: float):
 @pytest.fixture
 def folder(tmp_path):
     """A tiny pruned Whisper in the compact format."""
-    compact_model.export_compact(prune(make_model(), 0.7), make_processor(), tmp_path)
+    export_compact(prune(make_model(), 0.7), make_processor(), tmp_path)
     return tmp_path
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.7, 1.0])
 def test_every_tensor_comes_back_bit_for_bit(tmp_path, sparsity):
     torch.manual_seed(0)
-    tensors = {"matrix": torch.randn(33, 57), "vector": torch.randn(5), "kernel": torch.randn(4, 3, 3), "nothing": torch.zeros(3, 3)}
+    tensors = {
+        "matrix": torch.randn(33, 57),
+        "vector": torch.randn(5),
+        "kernel": torch.randn(4, 3, 3),
+        "nothing": torch.zeros(3, 3),
+    }
     tensors["matrix"][torch.rand(33, 57) < sparsity] = 0
-    tensors["matrix"][0, :3] = torch.tensor([-0.0, -1e-9, 6e-8])  # a negative zero, one that becomes it, the smallest float16
+    # a negative zero, one that becomes it, the smallest float16
+    tensors["matrix"][0, :3] = torch.tensor([-0.0, -1e-9, 6e-8])
     compact.write(tmp_path / "x", tensors)
     found = dict(compact.read(tmp_path / "x"))
     assert list(found) == list(tensors)
-    assert all(torch.equal(bits(tensor), bits(found[name])) and found[name].shape == tensor.shape for name, tensor in tensors.items())
+    assert all(
+        torch.equal(bits(tensor), bits(found[name])) and found[name].shape == tensor.shape
+        for name, tensor in tensors.items()
+    )
 
 
 def test_a_file_of_two_by_eight_weights_is_written_as_expected(tmp_path):
@@ -69,7 +81,7 @@ def test_a_matrix_whose_mask_takes_more_than_it_saves_is_stored_dense(tmp_path):
 
 def test_values_beyond_float16_are_refused(tmp_path):
     for value in (1e6, float("inf"), float("nan")):
-        with pytest.raises(compact.CompactError, match="w holds values beyond float16 .*FORMATS=hf"):
+        with pytest.raises(CompactError, match="w holds values beyond float16 .*FORMATS=hf"):
             compact.write(tmp_path / "x", {"w": torch.full((2, 2), value)})
 
 
@@ -82,7 +94,9 @@ def test_int8_rounds_each_row_to_half_a_level_of_its_own_scale(tmp_path, sparsit
     compact.write(tmp_path / "x", {"w": weight, "b": torch.randn(5)}, int8={"w"})
     found = dict(compact.read(tmp_path / "x"))["w"].float()
     level = weight.half().float().abs().amax(1, keepdim=True) / 127
-    assert ((found - weight).abs() <= 0.5 * level + 2e-3 * weight.abs() + 1e-7).all()  # and float16's own rounding, 2⁻¹⁰, there and back
+    assert (
+        (found - weight).abs() <= 0.5 * level + 2e-3 * weight.abs() + 1e-7
+    ).all()  # and float16's own rounding, 2⁻¹⁰, there and back
     assert (found[weight == 0] == 0).all()
 
 
@@ -90,13 +104,19 @@ def test_int8_rounds_each_row_to_half_a_level_of_its_own_scale(tmp_path, sparsit
 def test_the_demo_model_takes_at_most_two_percent_more_than_its_bound(tmp_path, sparsity):
     model, processor = load(str(ROOT / "models" / "demo"))
     prune(model, sparsity)
-    size = compact_model.export_compact(model, processor, tmp_path)
+    size = export_compact(model, processor, tmp_path)
     names = {f"{linear.path}.weight" for block in blocks(model) for linear in block.linears}
-    parts = {name: (np.prod(one.shape), int((one.half() != 0).sum())) for name, one in model.named_parameters()}
-    bound = sum(count / 8 + 2 * kept if name in names else 2 * count for name, (count, kept) in parts.items())
-    assert size == (tmp_path / compact_model.FILE).stat().st_size
+    parts = {
+        name: (np.prod(one.shape), int((one.half() != 0).sum()))
+        for name, one in model.named_parameters()
+    }
+    bound = sum(
+        count / 8 + 2 * kept if name in names else 2 * count
+        for name, (count, kept) in parts.items()
+    )
+    assert size == (tmp_path / COMPACT_FILE).stat().st_size
     assert bound <= size <= 1.02 * bound
-    assert compact_model.bound_bytes(model) == pytest.approx(bound, abs=len(names))
+    assert bound_bytes(model) == pytest.approx(bound, abs=len(names))
 
 
 def test_owl_load_gives_a_plain_whisper_with_the_same_weights_logits_and_processor(folder):
@@ -105,19 +125,26 @@ def test_owl_load_gives_a_plain_whisper_with_the_same_weights_logits_and_process
     assert type(model) is type(original) and not model.training
     assert model.proj_out.weight is model.model.decoder.embed_tokens.weight
     state = original.half().float().state_dict()
-    assert {name: tensor.dtype for name, tensor in model.state_dict().items()} == dict.fromkeys(state, torch.float32)
-    assert all(torch.equal(bits(tensor), bits(state[name])) for name, tensor in model.state_dict().items())
+    assert {name: tensor.dtype for name, tensor in model.state_dict().items()} == dict.fromkeys(
+        state, torch.float32
+    )
+    assert all(
+        torch.equal(bits(tensor), bits(state[name])) for name, tensor in model.state_dict().items()
+    )
     features, tokens = torch.randn(1, 8, 40), torch.tensor([[1, 37, 5]])
     with torch.no_grad():
-        assert torch.equal(model(features, decoder_input_ids=tokens).logits, original(features, decoder_input_ids=tokens).logits)
+        assert torch.equal(
+            model(features, decoder_input_ids=tokens).logits,
+            original(features, decoder_input_ids=tokens).logits,
+        )
     assert processor.tokenizer.get_vocab() == make_processor().tokenizer.get_vocab()
     assert model.generation_config.no_timestamps_token_id == 37
 
 
 def test_an_int8_folder_loads_with_the_same_zeros(tmp_path):
     original = prune(make_model(), 0.5)
-    plain = compact_model.export_compact(original, make_processor(), tmp_path)
-    assert compact_model.export_compact(original, make_processor(), tmp_path, int8=True) < plain
+    plain = export_compact(original, make_processor(), tmp_path)
+    assert export_compact(original, make_processor(), tmp_path, int8=True) < plain
     model, _ = owl.load(tmp_path)
     for (_, dense), (name, loaded) in zip(original.named_parameters(), model.named_parameters()):
         assert (loaded[dense == 0] == 0).all(), name
@@ -132,10 +159,14 @@ def damage(data: bytearray, kind: str) -> bytes:
         "cut in the header": lambda: data[:40],
         "cut in the data": lambda: data[:-3],
         "longer": lambda: data + b"x",
-        "a changed value": lambda: data[: 8 + length + 1] + bytes([data[8 + length + 1] ^ 1]) + data[8 + length + 2 :],
+        "a changed value": lambda: (
+            data[: 8 + length + 1] + bytes([data[8 + length + 1] ^ 1]) + data[8 + length + 2 :]
+        ),
         "a changed shape": lambda: data.replace(b'\\"shape\\":[16,16]', b'\\"shape\\":[8,132]', 1),
         "another version": lambda: data.replace(b'"version":"1"', b'"version":"9"', 1),
-        "another format": lambda: data.replace(b'"format":"owl-compact"', b'"format":"owl-sideway"', 1),
+        "another format": lambda: data.replace(
+            b'"format":"owl-compact"', b'"format":"owl-sideway"', 1
+        ),
         "no numbers": lambda: (2).to_bytes(8, "little") + b"[]",
     }
     return bytes(changes[kind]())
@@ -156,20 +187,28 @@ def damage(data: bytearray, kind: str) -> bytes:
     ],
 )
 def test_a_file_that_is_not_as_it_was_written_is_refused_with_cause_and_fix(folder, kind, reason):
-    path = folder / compact_model.FILE
+    path = folder / COMPACT_FILE
     changed = damage(bytearray(path.read_bytes()), kind)
     assert changed != path.read_bytes()
     path.write_bytes(changed)
-    with pytest.raises(ModelError, match=f"(?s){folder}.*({reason}).*Copy the whole folder again, or export it: FORMATS=compact"):
+    with pytest.raises(
+        ModelError,
+        match=f"(?s){folder}.*({reason}).*Copy the whole folder again, or export it: "
+        "FORMATS=compact",
+    ):
         owl.load(folder)
 
 
 def test_every_single_changed_byte_of_a_small_file_is_noticed(tmp_path):
-    compact.write(tmp_path / "x", {"w": torch.tensor([[0.0, 1.0, 0.0, 0.0] * 4]), "b": torch.ones(2)})
+    compact.write(
+        tmp_path / "x", {"w": torch.tensor([[0.0, 1.0, 0.0, 0.0] * 4]), "b": torch.ones(2)}
+    )
     data = (tmp_path / "x").read_bytes()
     for position in range(len(data)):
-        (tmp_path / "x").write_bytes(data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :])
-        with pytest.raises(compact.CompactError):
+        (tmp_path / "x").write_bytes(
+            data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :]
+        )
+        with pytest.raises(CompactError):
             list(compact.read(tmp_path / "x"))
 
 
@@ -178,7 +217,10 @@ def test_the_checksum_is_sha256_over_layout_and_data(tmp_path):
     data = (tmp_path / "x").read_bytes()
     length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-    assert metadata["sha256"] == hashlib.sha256(metadata["layout"].encode() + data[8 + length :]).hexdigest()
+    assert (
+        metadata["sha256"]
+        == hashlib.sha256(metadata["layout"].encode() + data[8 + length :]).hexdigest()
+    )
 
 
 def test_weights_that_do_not_fit_the_config_are_refused(folder):
@@ -193,10 +235,10 @@ def test_a_model_beyond_float16_is_an_unsupported_format_not_a_crash(tmp_path):
     with torch.no_grad():
         model.model.encoder.layers[0].fc1.weight[0, 0] = 1e6
     with pytest.raises(UnsupportedFormat, match="encoder.layers.0.fc1.weight"):
-        compact_model.export_compact(model, make_processor(), tmp_path)
+        export_compact(model, make_processor(), tmp_path)
 
 
-@pytest.mark.parametrize("name", compact_model.SETTINGS)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_a_folder_with_a_file_missing_is_refused_by_name(folder, name):
     (folder / name).unlink()
     with pytest.raises(ModelError, match=f"{folder}.*{name} missing"):

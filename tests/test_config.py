@@ -1,6 +1,8 @@
-"""Only behaviour: what a config file and Make's overrides mean, what is refused and with which words, and the run's config.json.
+"""Only behaviour: what a config file and Make's overrides mean, what is refused and with which
+words, and the run's config.json.
 
-No published reference exists for any of it; expected values are written out by hand from the design.
+No published reference exists for any of it; expected values are written out by hand from the
+design.
 """
 
 import json
@@ -10,9 +12,10 @@ import sys
 
 import pytest
 
-from owl import resolve
-from owl.config import OVERRIDES, Config, ConfigError, load, load_resolved, run_name
-from owl.paths import ROOT
+from owl import ROOT
+from owl.config.load import OVERRIDES, Config, load, load_resolved, run_name
+from owl.errors import ConfigError
+from owl.run import resolve
 
 
 @pytest.fixture
@@ -42,7 +45,12 @@ def error_of(path, overrides=None):
 def test_an_almost_empty_file_gets_the_demo_runs_defaults(write):
     config = load(write())
     pruning = config.pruning
-    assert (pruning.method, pruning.sparsity, pruning.pattern, pruning.allocation_name) == ("wanda", 0.5, "unstructured", "owl")
+    assert (pruning.method, pruning.sparsity, pruning.pattern, pruning.allocation_name) == (
+        "wanda",
+        0.5,
+        "unstructured",
+        "owl",
+    )
     assert (pruning.outlier_hyper_lambda, pruning.outlier_hyper_m) == (0.08, 5)
     assert (pruning.calibration.samples, pruning.calibration.seed) == (128, 0)
     assert (pruning.calibration.labels, pruning.calibration.padding) == ("model", "exclude")
@@ -58,16 +66,29 @@ def test_aliases_and_nulls_become_one_spelling(write):
     config = load(
         write(
             {
-                "pruning": {"weight_importance_method": "sparsegpt", "pruning_pattern": None, "pruning_schedule": "one-shot"},
-                "evaluation": {"metrics": ["cer", "wer", "character_error_rate"], "normalizer": None},
+                "pruning": {
+                    "weight_importance_method": "sparsegpt",
+                    "pruning_pattern": None,
+                    "pruning_schedule": "one-shot",
+                },
+                "evaluation": {
+                    "metrics": ["cer", "wer", "character_error_rate"],
+                    "normalizer": None,
+                },
                 "output": {"formats": ["hf"], "export_onnx": True},
                 "hardware": {"precision": "bf16", "device": "cuda:1"},
             }
         )
     )
-    assert (config.pruning.method, config.pruning.weight_importance_method) == ("sparsegpt", "sparsegpt")
+    assert (config.pruning.method, config.pruning.weight_importance_method) == (
+        "sparsegpt",
+        "sparsegpt",
+    )
     assert (config.pruning.pattern, config.pruning.pruning_schedule) == ("unstructured", "one_shot")
-    assert (config.evaluation.metrics, config.evaluation.normalizer) == (["character_error_rate", "wer"], "auto")
+    assert (config.evaluation.metrics, config.evaluation.normalizer) == (
+        ["character_error_rate", "wer"],
+        "auto",
+    )
     assert config.output.all_formats == ["hf", "onnx"]
     assert (config.hardware.precision, config.hardware.device) == ("bfloat16", "cuda:1")
 
@@ -91,11 +112,19 @@ def test_an_explicit_allocation_wins_then_the_outlier_keys_decide(write, pruning
 
 def test_a_fixed_pattern_decides_the_sparsity_that_nobody_stated(write):
     assert load(write({"pruning": {"pruning_pattern": "1:4"}})).pruning.sparsity == 0.75
-    assert load(write({"pruning": {"pruning_pattern": "4:8", "sparsity": 0.5, "allocation": "uniform"}})).pruning.pattern == "4:8"
+    assert (
+        load(
+            write({"pruning": {"pruning_pattern": "4:8", "sparsity": 0.5, "allocation": "uniform"}})
+        ).pruning.pattern
+        == "4:8"
+    )
 
 
 def test_whole_numbers_are_accepted_for_fractions(write):
-    assert load(write({"pruning": {"sparsity": 0, "outlier_hyper_m": 7}})).pruning.outlier_hyper_m == 7.0
+    assert (
+        load(write({"pruning": {"sparsity": 0, "outlier_hyper_m": 7}})).pruning.outlier_hyper_m
+        == 7.0
+    )
 
 
 # --- paths
@@ -113,20 +142,46 @@ def test_paths_in_a_file_start_from_the_files_folder(write, tmp_path, monkeypatc
             }
         )
     )
-    assert (config.model.name, config.model.cache_dir) == (str(tmp_path / "model"), str(tmp_path / "cache"))
+    assert (config.model.name, config.model.cache_dir) == (
+        str(tmp_path / "model"),
+        str(tmp_path / "cache"),
+    )
     assert config.pruning.calibration.dataset.path == str(tmp_path / "clips/a")
-    assert [dataset.path for dataset in config.evaluation.datasets] == [str(tmp_path.parent / "b"), None]
+    assert [dataset.path for dataset in config.evaluation.datasets] == [
+        str(tmp_path.parent / "b"),
+        None,
+    ]
     assert config.output.dir == str(tmp_path / "out")
 
 
 def test_a_dataset_name_that_is_a_folder_beside_the_file_is_a_path(write, tmp_path, monkeypatch):
     (tmp_path / "speech" / "clean").mkdir(parents=True)
     monkeypatch.chdir("/")
-    datasets = [{"name": "speech"}, {"name": "./gone"}, {"name": "speech/clean"}, {"name": "hub/set"}]
-    config = load(write({"pruning": {"calibration": {"dataset": {"name": "./speech"}}}, "evaluation": {"datasets": datasets}}))
+    datasets = [
+        {"name": "speech"},
+        {"name": "./gone"},
+        {"name": "speech/clean"},
+        {"name": "hub/set"},
+    ]
+    config = load(
+        write(
+            {
+                "pruning": {"calibration": {"dataset": {"name": "./speech"}}},
+                "evaluation": {"datasets": datasets},
+            }
+        )
+    )
     assert config.pruning.calibration.dataset.path == str(tmp_path / "speech")
-    found = [(dataset.name, dataset.path and os.path.relpath(dataset.path, tmp_path)) for dataset in config.evaluation.datasets]
-    assert found == [("speech", "speech"), ("gone", "gone"), ("clean", "speech/clean"), ("hub/set", None)]
+    found = [
+        (dataset.name, dataset.path and os.path.relpath(dataset.path, tmp_path))
+        for dataset in config.evaluation.datasets
+    ]
+    assert found == [
+        ("speech", "speech"),
+        ("gone", "gone"),
+        ("clean", "speech/clean"),
+        ("hub/set", None),
+    ]
 
 
 def test_an_existing_folder_beats_a_hub_id(write, tmp_path):
@@ -143,10 +198,14 @@ def test_a_model_override_starts_from_the_current_folder(write, tmp_path, monkey
     assert load(write(), {"model": "openai/whisper-base"}).model.name == "openai/whisper-base"
 
 
-@pytest.mark.parametrize("name", ["./gone", "../gone", "/no/such/folder", "~/no/such/folder", "some/deep/folder"])
+@pytest.mark.parametrize(
+    "name", ["./gone", "../gone", "/no/such/folder", "~/no/such/folder", "some/deep/folder"]
+)
 def test_a_model_name_that_can_only_be_a_missing_folder_is_refused(write, name):
     message = error_of(write({"model": {"name": name}}))
-    assert "model.name" in message and "does not exist" in message and "openai/whisper-tiny" in message
+    assert (
+        "model.name" in message and "does not exist" in message and "openai/whisper-tiny" in message
+    )
     assert f"MODEL={name}: " in error_of(write(), {"model": name})
 
 
@@ -164,7 +223,10 @@ def test_the_portable_form_names_no_absolute_path_and_loads_back(write, tmp_path
     assert portable["output"]["dir"] == "runs"
     assert portable["evaluation"]["datasets"][0]["path"] == "data/demo/evaluation"
     assert portable["model"]["name"] == os.path.relpath(tmp_path / "model", ROOT)
-    written = write(json.dumps({"name": "x", "digest": config.digest(), "inputs": {}, "config": portable}), "config.json")
+    written = write(
+        json.dumps({"name": "x", "digest": config.digest(), "inputs": {}, "config": portable}),
+        "config.json",
+    )
     assert load_resolved(written) == load(written) == config
     assert load_resolved(written).digest() == config.digest()
 
@@ -173,7 +235,8 @@ def test_every_key_is_in_the_resolved_form(write):
     resolved = load(write({"pruning": {"pruning_pattern": "2:4"}})).resolved()
     assert json.loads(json.dumps(resolved)) == resolved
     assert resolved["pruning"]["weight_importance_method"] == "wanda"
-    assert resolved["pruning"]["apply_outlier_weighting"] is False  # stated, so that loading it again means the same
+    # stated, so that loading it again means the same
+    assert resolved["pruning"]["apply_outlier_weighting"] is False
     assert resolved["optimization"] == {
         "quantization": {"enabled": False, "bits": 8, "method": "dynamic"},
         "compile": {"enabled": False, "mode": "default"},
@@ -211,13 +274,32 @@ def test_a_linked_folder_outside_the_repository_keeps_the_name_that_was_given(wr
 
 
 def test_overrides_are_text_parsed_as_the_type_of_their_key(write):
-    path = write({"evaluation": {"datasets": [{"name": "a"}, {"name": "b", "max_samples": 3}]}, "output": {"export_onnx": True}})
-    given = {"SPARSITY": "0.7", "METHOD": "magnitude", "ALLOCATION": "uniform", "SAMPLES": "20", "DEVICE": "cpu", "FORMATS": "hf"}
+    path = write(
+        {
+            "evaluation": {"datasets": [{"name": "a"}, {"name": "b", "max_samples": 3}]},
+            "output": {"export_onnx": True},
+        }
+    )
+    given = {
+        "SPARSITY": "0.7",
+        "METHOD": "magnitude",
+        "ALLOCATION": "uniform",
+        "SAMPLES": "20",
+        "DEVICE": "cpu",
+        "FORMATS": "hf",
+    }
     config = load(path, given)
-    assert (config.pruning.sparsity, config.pruning.method, config.pruning.allocation_name) == (0.7, "magnitude", "uniform")
+    assert (config.pruning.sparsity, config.pruning.method, config.pruning.allocation_name) == (
+        0.7,
+        "magnitude",
+        "uniform",
+    )
     assert [dataset.max_samples for dataset in config.evaluation.datasets] == [20, 20]
     assert (config.hardware.device, config.output.all_formats) == ("cpu", ["hf"])
-    assert load(path, {"formats": "hf, onnx"}).output.formats == load(path, {"formats": ["hf", "onnx"]}).output.formats
+    assert (
+        load(path, {"formats": "hf, onnx"}).output.formats
+        == load(path, {"formats": ["hf", "onnx"]}).output.formats
+    )
 
 
 def test_samples_reach_the_default_datasets_too(write):
@@ -244,17 +326,42 @@ def test_a_pattern_override_decides_the_sparsity_unless_that_is_overridden(write
     "overrides, expected",
     [
         ({"SPARSITY": "abc"}, "SPARSITY=abc: not a number; use a fraction such as 0.5"),
-        ({"sparsity": "1.5"}, "SPARSITY=1.5: must be a fraction of at least 0 and below 1 such as 0.5, not 1.5"),
+        (
+            {"sparsity": "1.5"},
+            "SPARSITY=1.5: must be a fraction of at least 0 and below 1 such as 0.5, not 1.5",
+        ),
         ({"SPARSITY": "nan"}, "SPARSITY=nan: must be a finite number"),
         ({"SAMPLES": "2.5"}, "SAMPLES=2.5: not a whole number; use a count of clips such as 20"),
         ({"SAMPLES": "0"}, "SAMPLES=0: must be a whole number of at least 1, not 0"),
-        ({"METHOD": "wonder"}, "METHOD=wonder: 'wonder' is not known; use one of magnitude, wanda, sparsegpt"),
-        ({"ALLOCATION": "best"}, "ALLOCATION=best: 'best' is not known; use one of uniform, owl, owl-equal, dlp, alpha, measured"),
-        ({"PATTERN": "structure"}, "PATTERN=structure: 'structure' is not known; use one of unstructured, structured, 2:4, 4:8"),
-        ({"PATTERN": "structured", "METHOD": "wanda"}, "decides by the second-order error, as sparsegpt does, not by wanda"),
+        (
+            {"METHOD": "wonder"},
+            "METHOD=wonder: 'wonder' is not known; use one of magnitude, wanda, sparsegpt",
+        ),
+        (
+            {"ALLOCATION": "best"},
+            "ALLOCATION=best: 'best' is not known; use one of uniform, owl, owl-equal, dlp, alpha, "
+            "measured",
+        ),
+        (
+            {"PATTERN": "structure"},
+            "PATTERN=structure: 'structure' is not known; use one of unstructured, structured, "
+            "2:4, 4:8",
+        ),
+        (
+            {"PATTERN": "structured", "METHOD": "wanda"},
+            "decides by the second-order error, as sparsegpt does, not by wanda",
+        ),
         ({"DEVICE": "gpu"}, "DEVICE=gpu: must be one of auto, cuda"),
-        ({"FORMATS": "hf,ctx"}, "FORMATS=hf,ctx: 'ctx' is not known; use one of hf, compact, compact-int8, onnx, onnx-int8, ct2, ct2-int8"),
-        ({"SPEED": "9"}, "SPEED: unknown override; use one of SPARSITY, METHOD, ALLOCATION, PATTERN, MODEL, SAMPLES, DEVICE"),
+        (
+            {"FORMATS": "hf,ctx"},
+            "FORMATS=hf,ctx: 'ctx' is not known; use one of hf, compact, compact-int8, onnx, "
+            "onnx-int8, ct2, ct2-int8",
+        ),
+        (
+            {"SPEED": "9"},
+            "SPEED: unknown override; use one of SPARSITY, METHOD, ALLOCATION, PATTERN, MODEL, "
+            "SAMPLES, DEVICE",
+        ),
         ({"PATTERN": "2:4", "ALLOCATION": "owl"}, "ALLOCATION=uniform"),
     ],
 )
@@ -262,10 +369,16 @@ def test_a_bad_override_is_named_with_the_fix(write, overrides, expected):
     assert expected in error_of(write(), overrides)
 
 
-def test_a_structured_pattern_decides_the_method_unless_that_is_overridden_and_layers_the_allocation(write):
+def test_a_structured_pattern_decides_the_method_unless_that_is_overridden_and_layers_the_allocation(
+    write,
+):
     path = write({"pruning": {"method": "wanda", "weight_importance_method": "wanda"}})
     config = load(path, {"pattern": "structured"})
-    assert (config.pruning.method, config.pruning.allocation_name, config.pruning.structures) == ("sparsegpt", "owl", ["heads", "neurons"])
+    assert (config.pruning.method, config.pruning.allocation_name, config.pruning.structures) == (
+        "sparsegpt",
+        "owl",
+        ["heads", "neurons"],
+    )
     assert run_name(path, config, {"pattern": "structured"}) == "mine-sparsegpt-owl-structured-s0.5"
     assert "METHOD=sparsegpt" in error_of(path, {"pattern": "structured", "method": "wanda"})
     layers = load(write({"pruning": {"pruning_pattern": "structured", "structures": ["layers"]}}))
@@ -305,15 +418,33 @@ def test_a_missing_file_a_folder_and_binary_data_are_refused(write, tmp_path):
         ({"prunning": {}}, "prunning", "pruning"),
         ({"sparsity": 0.5}, "sparsity", "pruning.sparsity"),
         ({"pruning": {"sparcity": 0.5}}, "pruning.sparcity", "pruning.sparsity"),
-        ({"pruning": {"weight_importance": "wanda"}}, "pruning.weight_importance", "pruning.weight_importance_method"),
-        ({"pruning": {"calibration": {"sample": 1}}}, "pruning.calibration.sample", "pruning.calibration.samples"),
+        (
+            {"pruning": {"weight_importance": "wanda"}},
+            "pruning.weight_importance",
+            "pruning.weight_importance_method",
+        ),
+        (
+            {"pruning": {"calibration": {"sample": 1}}},
+            "pruning.calibration.sample",
+            "pruning.calibration.samples",
+        ),
         ({"pruning": {"precision": "fp16"}}, "pruning.precision", "hardware.precision"),
-        ({"evaluation": {"datasets": [{"name": "a", "splt": "b"}]}}, "evaluation.datasets[0].splt", "evaluation.datasets.split"),
-        ({"optimization": {"compile": {"enable": False}}}, "optimization.compile.enable", "optimization.compile.enabled"),
+        (
+            {"evaluation": {"datasets": [{"name": "a", "splt": "b"}]}},
+            "evaluation.datasets[0].splt",
+            "evaluation.datasets.split",
+        ),
+        (
+            {"optimization": {"compile": {"enable": False}}},
+            "optimization.compile.enable",
+            "optimization.compile.enabled",
+        ),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(write, content, key, nearest):
-    assert f"mine.json: {key}: unknown key; the nearest known key is {nearest}:" in error_of(write(content))
+    assert f"mine.json: {key}: unknown key; the nearest known key is {nearest}:" in error_of(
+        write(content)
+    )
 
 
 def section(dotted, value):
@@ -337,21 +468,53 @@ def section(dotted, value):
         ("pruning.outlier_hyper_lambda", -1, "must be at least 0"),
         ("pruning.outlier_hyper_m", 0, "must be above 0"),
         ("pruning.outlier_hyper_m", float("inf"), "must be a finite number"),
-        ("pruning.method", "random", "'random' is not known; use one of magnitude, wanda, sparsegpt"),
-        ("pruning.allocation", "best", "is not known; use one of uniform, owl, owl-equal, dlp, alpha, measured"),
+        (
+            "pruning.method",
+            "random",
+            "'random' is not known; use one of magnitude, wanda, sparsegpt",
+        ),
+        (
+            "pruning.allocation",
+            "best",
+            "is not known; use one of uniform, owl, owl-equal, dlp, alpha, measured",
+        ),
         ("pruning.outlier_detection_method", "mean", "use one of owl, median"),
         ("pruning", {"pruning_pattern": "structured", "method": "magnitude"}, "(METHOD=sparsegpt)"),
-        ("pruning", {"pruning_pattern": "structured", "structures": ["layers", "heads"]}, "goes with no other structure"),
-        ("pruning", {"pruning_pattern": "structured", "structures": ["layers"], "allocation": "owl"}, "ALLOCATION=uniform"),
-        ("pruning", {"pruning_pattern": "structured", "equal_widths": True}, 'set structures to ["neurons"]'),
+        (
+            "pruning",
+            {"pruning_pattern": "structured", "structures": ["layers", "heads"]},
+            "goes with no other structure",
+        ),
+        (
+            "pruning",
+            {"pruning_pattern": "structured", "structures": ["layers"], "allocation": "owl"},
+            "ALLOCATION=uniform",
+        ),
+        (
+            "pruning",
+            {"pruning_pattern": "structured", "equal_widths": True},
+            'set structures to ["neurons"]',
+        ),
         ("pruning.structures", [], "must name at least one of heads, neurons, layers"),
         ("pruning.structures", ["rows"], "'rows' is not known; use one of heads, neurons, layers"),
         ("pruning.pruning_pattern", "4:2", "N must be at least 1 and below M"),
         ("pruning.pruning_pattern", "0:4", "N must be at least 1 and below M"),
-        ("pruning.pruning_pattern", "blocky", "is not known; use one of unstructured, structured, 2:4"),
-        ("pruning.pruning_schedule", "sine", "'sine' is not known; use one of one_shot, linear, exponential, cubic"),
+        (
+            "pruning.pruning_pattern",
+            "blocky",
+            "is not known; use one of unstructured, structured, 2:4",
+        ),
+        (
+            "pruning.pruning_schedule",
+            "sine",
+            "'sine' is not known; use one of one_shot, linear, exponential, cubic",
+        ),
         ("pruning.pruning_iterations", 0, "must be a whole number of at least 1"),
-        ("pruning.recovery", "retrain", "'retrain' is not known; use one of none, blockwise, distill"),
+        (
+            "pruning.recovery",
+            "retrain",
+            "'retrain' is not known; use one of none, blockwise, distill",
+        ),
         ("pruning.recovery_minutes", 0, "must be above 0"),
         ("pruning.recovery_steps", 0, "must be a whole number of at least 1"),
         ("pruning.recovery_epochs", -1, "must be a whole number of at least 1"),
@@ -365,16 +528,32 @@ def section(dotted, value):
         ("pruning.calibration.labels", "teacher", "use one of model, reference"),
         ("pruning.calibration.padding", "half", "use one of exclude, include"),
         ("pruning.calibration.dataset", {}, "is required; add it"),
-        ("pruning.calibration", {"dataset": {"name": "a", "max_samples": 3}}, "set pruning.calibration.samples instead"),
+        (
+            "pruning.calibration",
+            {"dataset": {"name": "a", "max_samples": 3}},
+            "set pruning.calibration.samples instead",
+        ),
         ("evaluation.datasets", [], "must list at least one dataset"),
-        ("evaluation", {"datasets": [{"name": "a"}, {"name": "a"}]}, "repeats an earlier entry; remove it"),
+        (
+            "evaluation",
+            {"datasets": [{"name": "a"}, {"name": "a"}]},
+            "repeats an earlier entry; remove it",
+        ),
         ("evaluation.metrics", ["bleu"], "use one of wer, character_error_rate"),
         ("evaluation.batch_size", 0, "at least 1"),
         ("evaluation.max_new_tokens", -5, "at least 1"),
         ("evaluation.normalizer", "german", "use one of auto, english, basic, none"),
         ("optimization.compile.mode", "fast", "is not known; use one of default, reduce-overhead"),
-        ("optimization.quantization.bits", 4, "must be 8: int8 is what the exported runtimes compute in, not 4"),
-        ("optimization.quantization.method", "static", "'static' is not available yet; use one of dynamic"),
+        (
+            "optimization.quantization.bits",
+            4,
+            "must be 8: int8 is what the exported runtimes compute in, not 4",
+        ),
+        (
+            "optimization.quantization.method",
+            "static",
+            "'static' is not available yet; use one of dynamic",
+        ),
         ("output.compare_with", [""], "must be a non-empty string"),
         ("output.save_model", "yes", "must be true or false"),
         ("output.formats", ["onnx-int4"], "'onnx-int4' is not known; use one of hf, compact,"),
@@ -395,15 +574,29 @@ def test_a_bad_value_is_refused_with_its_key_and_the_fix(write, key, value, fix)
         ({"method": "wanda", "outlier_detection_method": "median"}, "METHOD=magnitude"),
         ({"pruning_pattern": "2:4", "apply_outlier_weighting": True}, "ALLOCATION=uniform"),
         ({"pruning_pattern": "2:4", "allocation": "owl"}, "ALLOCATION=uniform"),
-        ({"pruning_pattern": "2:4", "sparsity": 0.7}, "means sparsity 0.5, not 0.7; leave out sparsity"),
-        ({"pruning_schedule": "cubic", "pruning_iterations": 3}, "needs a recovery: set recovery"),
-        ({"pruning_schedule": "cubic", "recovery": "distill"}, "set pruning_iterations to at least 2"),
         (
-            {"pruning_schedule": "cubic", "recovery": "distill", "pruning_iterations": 2, "pruning_pattern": "2:4"},
+            {"pruning_pattern": "2:4", "sparsity": 0.7},
+            "means sparsity 0.5, not 0.7; leave out sparsity",
+        ),
+        ({"pruning_schedule": "cubic", "pruning_iterations": 3}, "needs a recovery: set recovery"),
+        (
+            {"pruning_schedule": "cubic", "recovery": "distill"},
+            "set pruning_iterations to at least 2",
+        ),
+        (
+            {
+                "pruning_schedule": "cubic",
+                "recovery": "distill",
+                "pruning_iterations": 2,
+                "pruning_pattern": "2:4",
+            },
             "has no sparsities in between",
         ),
         ({"pruning_iterations": 3}, "mean several rounds of pruning; set pruning_schedule"),
-        ({"pruning_frequency": 100, "recovery": "distill"}, "mean several rounds of pruning; set pruning_schedule"),
+        (
+            {"pruning_frequency": 100, "recovery": "distill"},
+            "mean several rounds of pruning; set pruning_schedule",
+        ),
     ],
 )
 def test_values_that_exclude_each_other_are_refused(write, pruning, expected):
@@ -420,9 +613,21 @@ def test_the_same_dataset_in_two_splits_is_fine(write):
     "datasets, shown",
     [
         ([{"name": "a"}, {"name": "b"}], ["a", "b"]),
-        ([{"name": "a", "split": "clean"}, {"name": "b"}, {"name": "a", "split": "other"}], ["a clean", "b", "a other"]),
-        ([{"name": "a", "split": "x", "subset": "s"}, {"name": "a", "split": "x", "subset": "t"}], ["a s", "a t"]),
-        ([{"name": "a", "path": "one/clips"}, {"name": "a", "path": "two/clips"}], ["a one/clips", "a two/clips"]),
+        (
+            [{"name": "a", "split": "clean"}, {"name": "b"}, {"name": "a", "split": "other"}],
+            ["a clean", "b", "a other"],
+        ),
+        (
+            [
+                {"name": "a", "split": "x", "subset": "s"},
+                {"name": "a", "split": "x", "subset": "t"},
+            ],
+            ["a s", "a t"],
+        ),
+        (
+            [{"name": "a", "path": "one/clips"}, {"name": "a", "path": "two/clips"}],
+            ["a one/clips", "a two/clips"],
+        ),
         ([{"name": "a", "path": "one"}, {"name": "a"}], ["a one", "a"]),
         ([{"name": "a", "language": "de"}, {"name": "a", "language": "fr"}], ["a de", "a fr"]),
     ],
@@ -439,11 +644,15 @@ def test_datasets_of_one_name_are_told_apart_by_what_differs(write, datasets, sh
     ],
 )
 def test_datasets_that_no_name_tells_apart_are_refused(write, datasets):
-    assert "and an earlier entry would both be called 'a" in error_of(write({"evaluation": {"datasets": datasets}}))
+    assert "and an earlier entry would both be called 'a" in error_of(
+        write({"evaluation": {"datasets": datasets}})
+    )
 
 
 def test_all_problems_are_listed_one_per_line(write):
-    message = error_of(write({"pruning": {"sparsity": 2, "methd": "x"}, "hardware": {"device": "tpu"}}))
+    message = error_of(
+        write({"pruning": {"sparsity": 2, "methd": "x"}, "hardware": {"device": "tpu"}})
+    )
     assert len(message.splitlines()) == 3
 
 
@@ -458,18 +667,31 @@ def test_run_names_say_what_differs(write, tmp_path):
         return run_name(path, load(path, overrides), overrides)
 
     assert name() == name(sparsity="") == "demo-wanda-owl-s0.5"
-    assert name(sparsity="0.70", method="sparsegpt", allocation="uniform") == "demo-sparsegpt-uniform-s0.7"
+    assert (
+        name(sparsity="0.70", method="sparsegpt", allocation="uniform")
+        == "demo-sparsegpt-uniform-s0.7"
+    )
     assert name(pattern="2:4", samples="20") == "demo-wanda-uniform-2-4-s0.5-n20"
-    assert name(sparsity="0.7", recovery="blockwise", samples="9") == "demo-wanda-owl-s0.7-blockwise-n9"
+    assert (
+        name(sparsity="0.7", recovery="blockwise", samples="9")
+        == "demo-wanda-owl-s0.7-blockwise-n9"
+    )
     assert name(recovery="distill", minutes="2.50") == "demo-wanda-owl-s0.5-distill-m2.5"
-    with pytest.raises(ConfigError, match="MINUTES=10 is the time of RECOVERY=distill, and recovery is blockwise"):
+    with pytest.raises(
+        ConfigError, match="MINUTES=10 is the time of RECOVERY=distill, and recovery is blockwise"
+    ):
         name(recovery="blockwise", minutes="10")
     assert name(model=str(tmp_path / "my tuned")) == "demo-my-tuned-wanda-owl-s0.5"
     assert name(model="openai/whisper-tiny") == "demo-whisper-tiny-wanda-owl-s0.5"
 
 
 def test_a_gradual_run_is_named_after_its_schedule_and_rounds(write):
-    gradual = {"pruning_schedule": "cubic", "pruning_iterations": 4, "pruning_frequency": 2, "recovery": "distill"}
+    gradual = {
+        "pruning_schedule": "cubic",
+        "pruning_iterations": 4,
+        "pruning_frequency": 2,
+        "recovery": "distill",
+    }
     path = write({"pruning": gradual})
     assert run_name(path, load(path)) == "mine-wanda-owl-s0.5-distill-cubic4"
 
@@ -500,7 +722,9 @@ def test_the_command_writes_the_runs_config_once_and_prints_its_name(run, write,
     assert [file.name for file in written.parent.iterdir()] == ["config.json"]
 
 
-@pytest.mark.parametrize("entry", [{"name": "speech", "path": "speech"}, {"name": "speech"}], ids=["path", "name"])
+@pytest.mark.parametrize(
+    "entry", [{"name": "speech", "path": "speech"}, {"name": "speech"}], ids=["path", "name"]
+)
 def test_a_changed_clip_or_model_file_is_a_changed_run(run, write, tmp_path, entry):
     folder = tmp_path / "speech"
     folder.mkdir()
@@ -514,7 +738,10 @@ def test_a_changed_clip_or_model_file_is_a_changed_run(run, write, tmp_path, ent
     assert run(path) == 0 and written.stat().st_mtime > 1
 
 
-@pytest.mark.parametrize("argument", ["SPARSITY=abc", "METHOD=wonder", "0.7", "--run=a/b", "--run=..", "--run=a b", "--run="])
+@pytest.mark.parametrize(
+    "argument",
+    ["SPARSITY=abc", "METHOD=wonder", "0.7", "--run=a/b", "--run=..", "--run=a b", "--run="],
+)
 def test_a_bad_command_is_one_message_and_leaves_nothing(run, write, tmp_path, capsys, argument):
     assert run(write(), argument) == 2
     captured = capsys.readouterr()
@@ -526,7 +753,10 @@ def test_a_file_where_a_folder_belongs_is_refused(run, write, tmp_path, capsys):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "taken").touch()
     assert run(write(), "--run", "taken") == 2
-    assert "run 'taken'" in (message := capsys.readouterr().err) and "is a file where a folder belongs" in message
+    assert (
+        "run 'taken'" in (message := capsys.readouterr().err)
+        and "is a file where a folder belongs" in message
+    )
     (tmp_path / "reports").touch()
     assert run(write(), "--run", "mine") == 2
     assert "the report of run 'mine'" in capsys.readouterr().err
@@ -557,19 +787,22 @@ def test_the_name_of_a_finished_run_of_another_config_is_refused(run, write, tmp
     assert run(path, "--run", "mine", "SPARSITY=0.6") == 0  # the same config
     capsys.readouterr()
     assert run(path, "--run", "mine", "SPARSITY=0.7") == 2
-    assert "a finished run of another config" in (message := capsys.readouterr().err) and "choose another RUN" in message
+    assert (
+        "a finished run of another config" in (message := capsys.readouterr().err)
+        and "choose another RUN" in message
+    )
     assert load_resolved(runs / "mine" / "config.json").pruning.sparsity == 0.6
 
 
 def test_the_shell_sees_exit_code_two_and_no_traceback(tmp_path):
-    command = [sys.executable, "-m", "owl.resolve", "--config", str(tmp_path / "gone.json")]
+    command = [sys.executable, "-m", "owl.run.resolve", "--config", str(tmp_path / "gone.json")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
 
 
 def test_reading_a_config_needs_no_torch():
-    code = "import owl.resolve, sys; sys.exit('torch' in sys.modules)"
+    code = "import owl.run.resolve, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
@@ -590,7 +823,10 @@ def test_a_config_cannot_be_changed_by_accident():
 def test_quantization_adds_the_int8_form_of_every_format_that_has_one(write, formats, expected):
     plain = {"output": {"formats": formats}}
     assert load(write(plain)).formats == formats
-    assert load(write(plain | {"optimization": {"quantization": {"enabled": True}}})).formats == expected
+    assert (
+        load(write(plain | {"optimization": {"quantization": {"enabled": True}}})).formats
+        == expected
+    )
 
 
 def test_models_to_compare_with_are_found_as_the_model_itself_is(write, tmp_path):

@@ -1,12 +1,14 @@
-"""Only behaviour: every config that ships loads without a network, and so does the measuring bench's where it is present."""
+"""Only behaviour: every config that ships loads without a network, and so does the measuring
+bench's where it is present.
+"""
 
 import json
 import socket
 
 import pytest
 
-from owl.config import Config, load, run_name
-from owl.paths import ROOT
+from owl import ROOT
+from owl.config.load import Config, load, run_name
 
 CONFIGS = sorted((ROOT / "configs").glob("*.json"))
 
@@ -29,7 +31,9 @@ def test_every_config_loads_and_names_its_run(path):
 def test_the_demo_config_states_what_is_the_default_anyway_but_for_its_fewer_calibration_clips():
     config = load(ROOT / "configs" / "demo.json")
     demo, default = config.resolved(), Config().resolved()
-    assert demo["pruning"]["calibration"].pop("samples") < default["pruning"]["calibration"].pop("samples")
+    assert demo["pruning"]["calibration"].pop("samples") < default["pruning"]["calibration"].pop(
+        "samples"
+    )
     assert demo == default
     assert run_name("configs/demo.json", config) == "demo-wanda-owl-s0.5"
 
@@ -37,10 +41,19 @@ def test_the_demo_config_states_what_is_the_default_anyway_but_for_its_fewer_cal
 def test_the_default_config_is_the_familiar_large_v3_turbo_file():
     config = load(ROOT / "configs" / "default.json")
     assert config.model.name == "openai/whisper-large-v3-turbo"
-    assert (config.pruning.method, config.pruning.sparsity, config.pruning.allocation_name) == ("magnitude", 0.3, "owl")
+    assert (config.pruning.method, config.pruning.sparsity, config.pruning.allocation_name) == (
+        "magnitude",
+        0.3,
+        "owl",
+    )
     assert (config.pruning.outlier_hyper_lambda, config.pruning.outlier_hyper_m) == (0.08, 5)
     dataset = config.evaluation.datasets[0]
-    assert (dataset.name, dataset.split, dataset.subset, dataset.max_samples) == ("librispeech", "test-clean", "clean", 20)
+    assert (dataset.name, dataset.split, dataset.subset, dataset.max_samples) == (
+        "librispeech",
+        "test-clean",
+        "clean",
+        20,
+    )
     assert (config.hardware.device, config.hardware.precision) == ("auto", "float16")
 
 
@@ -50,6 +63,9 @@ def test_the_bench_config_loads():
         pytest.skip("the folder ../shared with the bench is not here")
     config = load(path)
     assert config.model.name == str(path.parent / "model")
-    assert [dataset.name for dataset in config.evaluation.datasets] == ["an4-test-a", "digits-test-a"]
+    assert [dataset.name for dataset in config.evaluation.datasets] == [
+        "an4-test-a",
+        "digits-test-a",
+    ]
     assert config.output.all_formats == ["hf", "onnx"]
     assert config.portable()["model"]["name"] == "../shared/bench/model"

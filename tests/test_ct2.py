@@ -1,5 +1,6 @@
-"""Against a reference: PyTorch's greedy tokens, which ctranslate2 gives in float32 for the same clips.
-Behaviour only: what lies in the folder, refusals, which loader it names. The tiny model is random; the demo model understands speech.
+"""Against a reference: PyTorch's greedy tokens, which ctranslate2 gives in float32 for the same
+clips. Behaviour only: what lies in the folder, refusals, which loader it names. The tiny model is
+random; the demo model understands speech.
 """
 
 import json
@@ -9,22 +10,30 @@ import pytest
 import torch
 from transformers import WhisperProcessor
 
-from owl.config import load as load_config
-from owl.ct2_model import FILES, Ct2Whisper, ct2_decoder, export_ct2, loads_in
-from owl.decoding import torch_decoder
-from owl.experiment import evaluation_sets
-from owl.export import UnsupportedFormat
-from owl.whisper import ModelError, load, window_samples
+from owl.config.load import load as load_config
+from owl.errors import ModelError, UnsupportedFormat
+from owl.export.ct2 import FILES, Ct2Whisper, ct2_decoder, export_ct2, loads_in
+from owl.model.decoding import torch_decoder
+from owl.model.whisper import load, window_samples
+from owl.run.experiment import evaluation_sets
 from tests.conftest import ROOT
 from tests.tiny import make_model, make_processor
 
 
 def tiny():
-    """The tiny model with the vocabulary of its tokenizer, end and start where ctranslate2 looks for them; it ends now and then."""
+    """The tiny model with the vocabulary of its tokenizer, end and start where ctranslate2 looks
+    for them; it ends now and then.
+    """
     tokenizer = make_processor().tokenizer
-    end, start, quiet = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"])
-    special = dict(pad_token_id=end, bos_token_id=end, eos_token_id=end, decoder_start_token_id=start)
-    model = make_model(vocab_size=len(tokenizer), d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64, **special)
+    end, start, quiet = tokenizer.convert_tokens_to_ids(
+        ["<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"]
+    )
+    special = dict(
+        pad_token_id=end, bos_token_id=end, eos_token_id=end, decoder_start_token_id=start
+    )
+    model = make_model(
+        vocab_size=len(tokenizer), d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64, **special
+    )
     for name, value in (special | {"no_timestamps_token_id": quiet}).items():
         setattr(model.generation_config, name, value)
     with torch.no_grad():
@@ -57,14 +66,18 @@ def test_a_batch_gets_the_tokens_that_pytorch_gives_whatever_the_cap(exported, c
 
 def make_rounded(model):
     rounded = tiny()
-    rounded.load_state_dict({name: value.half().float() for name, value in model.state_dict().items()})
+    rounded.load_state_dict(
+        {name: value.half().float() for name, value in model.state_dict().items()}
+    )
     return rounded
 
 
 def test_tokens_that_are_never_said_or_never_said_first_are_not(tmp_path):
     model, processor = make_rounded(tiny()), make_processor()
     usual = torch_decoder(model, processor)(noise())
-    model.generation_config.suppress_tokens = sorted({token for one in usual for token in one.tokens[2:]})[:3]
+    model.generation_config.suppress_tokens = sorted(
+        {token for one in usual for token in one.tokens[2:]}
+    )[:3]
     model.generation_config.begin_suppress_tokens = sorted({one.tokens[0] for one in usual})
     expected = torch_decoder(model, processor)(noise())
     export_ct2(model, processor, tmp_path)
@@ -86,23 +99,36 @@ def test_the_demo_model_says_the_same_through_both_runtimes_and_an_int8_folder_d
 
 
 def test_faster_whisper_loads_and_transcribes_the_folder_of_a_30_second_model(tmp_path):
-    """The clip is padded with silence here: faster-whisper pads its features with zeros instead, which our small demo has never seen."""
+    """The clip is padded with silence here: faster-whisper pads its features with zeros instead,
+    which our small demo has never seen.
+    """
     faster_whisper = pytest.importorskip("faster_whisper")
     model, processor = load(str(ROOT / "models" / "demo"))
     clip = evaluation_sets(load_config(ROOT / "configs" / "demo.json", {"samples": 1}))[0].clips[0]
     export_ct2(model, processor, tmp_path)
     assert loads_in(model) == "faster-whisper, ctranslate2"
-    whisper = faster_whisper.WhisperModel(str(tmp_path), device="cpu", compute_type="float32", cpu_threads=1)
+    whisper = faster_whisper.WhisperModel(
+        str(tmp_path), device="cpu", compute_type="float32", cpu_threads=1
+    )
     segments, _ = whisper.transcribe(
-        np.pad(clip.audio, (0, window_samples(processor) - len(clip.audio))), beam_size=1, without_timestamps=True, temperature=0.0
+        np.pad(clip.audio, (0, window_samples(processor) - len(clip.audio))),
+        beam_size=1,
+        without_timestamps=True,
+        temperature=0.0,
     )
     (said,) = torch_decoder(model, processor)([clip.audio])
-    assert " ".join(one.text.strip() for one in segments) == processor.tokenizer.decode(said.tokens, skip_special_tokens=True).strip()
+    assert (
+        " ".join(one.text.strip() for one in segments)
+        == processor.tokenizer.decode(said.tokens, skip_special_tokens=True).strip()
+    )
 
 
 def test_exporting_leaves_the_model_as_it_was(tmp_path):
     model = tiny()
-    before, settings = {name: value.clone() for name, value in model.state_dict().items()}, model.config.to_dict()
+    before, settings = (
+        {name: value.clone() for name, value in model.state_dict().items()},
+        model.config.to_dict(),
+    )
     for int8 in (False, True):
         export_ct2(model, make_processor(), tmp_path, int8=int8)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -125,11 +151,16 @@ def test_loaders_are_named_by_window_and_vocabulary():
 
 
 def test_a_model_that_ctranslate2_has_no_place_for_is_refused_with_the_reason(tmp_path):
-    with pytest.raises(UnsupportedFormat, match="the tokenizer knows .* tokens, the model's vocabulary has 40"):
+    with pytest.raises(
+        UnsupportedFormat, match="the tokenizer knows .* tokens, the model's vocabulary has 40"
+    ):
         export_ct2(make_model(), make_processor(), tmp_path)
     model = tiny()
-    model.model.decoder.layers[1].self_attn.q_proj = torch.nn.Linear(32, 16)  # as if one of its two heads were gone
-    with pytest.raises(UnsupportedFormat, match="one number of heads per stack.* decoder has lost some"):
+    # as if one of its two heads were gone
+    model.model.decoder.layers[1].self_attn.q_proj = torch.nn.Linear(32, 16)
+    with pytest.raises(
+        UnsupportedFormat, match="one number of heads per stack.* decoder has lost some"
+    ):
         export_ct2(model, make_processor(), tmp_path)
 
 

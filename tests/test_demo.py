@@ -1,4 +1,6 @@
-"""The embedded demo: its text, clips and checkpoint as committed, and the recipe on a tiny scale. All of it is behaviour."""
+"""The embedded demo: its text, clips and checkpoint as committed, and the recipe on a tiny scale.
+All of it is behaviour.
+"""
 
 import csv
 import shutil
@@ -13,8 +15,8 @@ from demo.build import COUNTS, build
 from demo.speech import Clip
 from demo.text import TEMPLATES, sentences, vocabulary
 from demo.train import Schedule, encode
-from owl import whisper
-from owl.data import load_dataset
+from owl.data.load import load_dataset
+from owl.model import whisper
 from tests.conftest import ROOT
 
 DATA, MODEL = ROOT / "data" / "demo", ROOT / "models" / "demo"
@@ -51,7 +53,11 @@ def test_data_and_model_are_as_small_as_promised():
 
 
 def test_every_clip_is_readable_and_differs_in_level_and_length():
-    clips = [clip for split in ("evaluation", "calibration") for clip in load_dataset(split, path=DATA / split).clips]
+    clips = [
+        clip
+        for split in ("evaluation", "calibration")
+        for clip in load_dataset(split, path=DATA / split).clips
+    ]
     assert len(clips) == COUNTS["evaluation"] + COUNTS["calibration"]
     levels = [np.sqrt(np.mean(clip.audio**2)) for clip in clips]
     assert max(levels) > 2 * min(levels) and max(clip.seconds for clip in clips) < 10
@@ -60,7 +66,10 @@ def test_every_clip_is_readable_and_differs_in_level_and_length():
 def test_the_model_is_a_stock_whisper_of_thirty_seconds():
     model, processor = whisper.load(str(MODEL))
     assert (model.config.encoder_layers, model.config.decoder_layers) == (4, 4)
-    assert whisper.window_samples(processor) == 30 * 16_000 and model.config.max_source_positions == 1500
+    assert (
+        whisper.window_samples(processor) == 30 * 16_000
+        and model.config.max_source_positions == 1500
+    )
     assert model.model.encoder.conv1.weight.isfinite().all()
 
 
@@ -71,7 +80,10 @@ def test_the_training_encoder_is_the_stock_encoder_on_the_full_window():
         assert torch.equal(encode(model, features), model.model.encoder(features).last_hidden_state)
 
 
-speaks = pytest.mark.skipif(not (shutil.which("espeak-ng") and shutil.which("flite")), reason="needs the programs espeak-ng and flite")
+speaks = pytest.mark.skipif(
+    not (shutil.which("espeak-ng") and shutil.which("flite")),
+    reason="needs the programs espeak-ng and flite",
+)
 FEW = {"evaluation": 3, "calibration": 3, "training": 10}
 SHORT = Schedule(steps=3, batch=4, full_window_batch=1, warmup=1, second_steps=1)
 
@@ -92,7 +104,9 @@ def first_weight(folder):
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """`make(**changes)` runs the recipe with noise for speech and weight decay for training; `.steps` and `.spoken` count what was not reused."""
+    """`make(**changes)` runs the recipe with noise for speech and weight decay for training;
+    `.steps` and `.spoken` count what was not reused.
+    """
 
     class Make:
         steps = spoken = 0
@@ -100,7 +114,9 @@ def make(tmp_path, monkeypatch):
 
         def __call__(self, **changes):
             self.steps = self.spoken = 0
-            build(self.data, self.target, self.work, **({"counts": FEW, "schedule": SHORT} | changes))
+            build(
+                self.data, self.target, self.work, **({"counts": FEW, "schedule": SHORT} | changes)
+            )
             return first_weight(self.target)
 
     make = Make()
@@ -113,7 +129,10 @@ def make(tmp_path, monkeypatch):
     def noise(texts, seed, *rest):
         make.spoken += len(texts)
         draw = np.random.default_rng(seed)
-        return [Clip((0.1 * draw.standard_normal(1600)).astype(np.float32), text, "noise") for text in texts]
+        return [
+            Clip((0.1 * draw.standard_normal(1600)).astype(np.float32), text, "noise")
+            for text in texts
+        ]
 
     monkeypatch.setattr(train, "_losses", losses)
     monkeypatch.setattr(demo_build, "synthesise", noise)
@@ -129,14 +148,19 @@ def test_a_finished_recipe_makes_nothing_again(make):
 
 @pytest.mark.parametrize(
     "changes, steps",
-    [({"seed": 1}, 4), ({"counts": FEW | {"training": 9}}, 4), ({"schedule": SHORT._replace(steps=4)}, 5)],
+    [
+        ({"seed": 1}, 4),
+        ({"counts": FEW | {"training": 9}}, 4),
+        ({"schedule": SHORT._replace(steps=4)}, 5),
+    ],
     ids=["seed", "counts", "schedule"],
 )
 def test_another_seed_other_counts_or_another_schedule_start_anew(make, changes, steps):
     before = make()
     make(**changes)
     assert make.steps == steps
-    assert torch.equal(before, make()) and make.steps == 0  # what was made first is still there to resume from
+    # what was made first is still there to resume from
+    assert torch.equal(before, make()) and make.steps == 0
 
 
 def test_clips_and_model_that_are_there_already_are_made_again(make):
@@ -145,7 +169,12 @@ def test_clips_and_model_that_are_there_already_are_made_again(make):
         folder.mkdir(parents=True)
         (folder / "metadata.csv").write_text("file_name,text,speaker\nold.ogg,old,old\n")
     make()
-    assert {path.name for path in (make.data / "evaluation").iterdir()} == {"metadata.csv", "000.ogg", "001.ogg", "002.ogg"}
+    assert {path.name for path in (make.data / "evaluation").iterdir()} == {
+        "metadata.csv",
+        "000.ogg",
+        "001.ogg",
+        "002.ogg",
+    }
     assert not (make.target / "metadata.csv").exists()
 
 

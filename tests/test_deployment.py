@@ -1,17 +1,20 @@
-"""The deployment table: sentences from small tables written out by hand, and one real row measured in a fresh process. All of it is behaviour."""
+"""The deployment table: sentences from small tables written out by hand, and one real row measured
+in a fresh process. All of it is behaviour.
+"""
 
 import numpy as np
 import pytest
 import torch
 
-from owl import config, deployment, experiment, format_rows, formats, measure_format, onnx_graphs, onnx_int8
-from owl.export import UnsupportedFormat
-from owl.fresh import in_fresh_process
-from owl.measure_format import measure, weights_digest
-from owl.onnx_int8 import export_onnx_int8, fold_transpose
-from owl.onnx_model import OnnxWhisper, export_onnx, onnx_decoder
-from owl.record import Run, peak_rss_bytes
-from owl.whisper import load
+from owl.config.load import load as load_config
+from owl.errors import UnsupportedFormat
+from owl.export import advice, formats, onnx_graphs, onnx_int8, table
+from owl.export.measure import in_fresh_process, measure, runtime_of, weights_digest
+from owl.export.onnx import OnnxWhisper, export_onnx, onnx_decoder
+from owl.export.onnx_int8 import export_onnx_int8, fold_transpose
+from owl.model.whisper import load
+from owl.run import experiment
+from owl.run.record import Run, peak_rss_bytes
 from tests.conftest import ROOT
 from tests.tiny import make_model, make_processor
 
@@ -41,85 +44,148 @@ def test_the_smallest_and_the_fastest_within_a_point_are_named():
         row("onnx-int8", 600, 0.105, 80.0, "onnxruntime"),
         row("ct2-int8", 300, 0.12, 99.0, "ctranslate2"),
     ]
-    small, fast = deployment.recommendation(rows)
-    assert small == "Smallest within +1 % WER: compact, 400 bytes, 0.40 of dense fp16, WER 10.99% against 10.00%."
-    assert fast == "Fastest within +1 % WER: onnx-int8, 80.0× real time, 1.60 times dense fp16 in PyTorch, WER 10.50%."
+    small, fast = advice.recommendation(rows)
+    assert (
+        small
+        == "Smallest within +1 % WER: compact, 400 bytes, 0.40 of dense fp16, WER 10.99% against "
+        "10.00%."
+    )
+    assert (
+        fast
+        == "Fastest within +1 % WER: onnx-int8, 80.0× real time, 1.60 times dense fp16 in PyTorch, "
+        "WER 10.50%."
+    )
 
 
 def test_what_lies_within_the_spread_of_the_same_work_is_not_called_faster():
-    rows = [DENSE, row("hf", 1000, 0.1, 50.0), row("compact", 400, 0.1, 60.0), row("dense model hf", 300, 0.3, 200.0)]
-    _, fast, spread = deployment.recommendation(rows)
-    assert fast.endswith("60.0× real time, 1.20 times dense fp16 in PyTorch, WER 10.00%; it is not faster than dense.")
+    rows = [
+        DENSE,
+        row("hf", 1000, 0.1, 50.0),
+        row("compact", 400, 0.1, 60.0),
+        row("dense model hf", 300, 0.3, 200.0),
+    ]
+    _, fast, spread = advice.recommendation(rows)
+    assert fast.endswith(
+        "60.0× real time, 1.20 times dense fp16 in PyTorch, WER 10.00%; it is not faster than "
+        "dense."
+    )
     assert spread.startswith("Timings of the same work lie up to 1.20 times apart in this table")
-    assert "not faster than dense in pytorch (1.20 times)" in deployment.facts(rows[2], rows)
-    others = [row("dense model hf", 300, 0.1, 200.0), row("compact-int8", 300, 0.11, 300.0)]  # another model, other words: other work
-    assert deployment.apart([*rows, *others]) == 1.2
-    fast = deployment.recommendation([*rows, row("onnx-int8", 600, 0.1, 61.0, "onnxruntime")])[1]
+    assert "not faster than dense in pytorch (1.20 times)" in advice.facts(rows[2], rows)
+    # another model, other words: other work
+    others = [row("dense model hf", 300, 0.1, 200.0), row("compact-int8", 300, 0.11, 300.0)]
+    assert advice.apart([*rows, *others]) == 1.2
+    fast = advice.recommendation([*rows, row("onnx-int8", 600, 0.1, 61.0, "onnxruntime")])[1]
     assert "onnx-int8, 61.0× real time, 1.22 times" in fast and not fast.endswith("dense.")
 
 
 def test_where_no_format_qualifies_the_nearest_is_named_with_its_gap():
-    (text,) = deployment.recommendation([DENSE, row("hf", 1000, 0.3, 50.0), row("ct2", 900, 0.25, 60.0, "ctranslate2")])
-    assert text == "No format is within +1 % WER of dense (10.00%); the nearest is ct2, +15.00%. Prune less, or recover."
-    both = deployment.recommendation([DENSE, row("dense ct2-int8", 550, 0.105, 60.0, "ctranslate2"), row("hf", 1000, 0.3, 50.0)])
-    assert both[1:] == ["Without pruning, dense ct2-int8 is: 550 bytes, 0.55 of dense fp16, WER 10.50%."]
+    (text,) = advice.recommendation(
+        [DENSE, row("hf", 1000, 0.3, 50.0), row("ct2", 900, 0.25, 60.0, "ctranslate2")]
+    )
+    assert (
+        text
+        == "No format is within +1 % WER of dense (10.00%); the nearest is ct2, +15.00%. Prune "
+        "less, or recover."
+    )
+    both = advice.recommendation(
+        [DENSE, row("dense ct2-int8", 550, 0.105, 60.0, "ctranslate2"), row("hf", 1000, 0.3, 50.0)]
+    )
+    assert both[1:] == [
+        "Without pruning, dense ct2-int8 is: 550 bytes, 0.55 of dense fp16, WER 10.50%."
+    ]
 
 
 def test_what_is_neither_smaller_nor_faster_is_said_to_be_neither():
-    small, fast = deployment.recommendation([DENSE, row("hf", 1010, 0.1, 52.0)])
-    assert small.endswith("; it is not smaller than dense.") and fast.endswith("; it is not faster than dense.")
+    small, fast = advice.recommendation([DENSE, row("hf", 1010, 0.1, 52.0)])
+    assert small.endswith("; it is not smaller than dense.") and fast.endswith(
+        "; it is not faster than dense."
+    )
 
 
 def test_an_unpruned_format_that_does_as_well_is_named_too():
     unpruned = row("dense onnx-int8", 350, 0.101, 79.0, "onnxruntime")
-    said = deployment.recommendation(
-        [DENSE, ONNX, unpruned, row("compact", 400, 0.1, 50.0), row("onnx-int8", 600, 0.1, 80.0, "onnxruntime")]
+    said = advice.recommendation(
+        [
+            DENSE,
+            ONNX,
+            unpruned,
+            row("compact", 400, 0.1, 50.0),
+            row("onnx-int8", 600, 0.1, 80.0, "onnxruntime"),
+        ]
     )
     assert said[2:] == [
         "Without pruning, dense onnx-int8 is no larger: 350 bytes, WER 10.10%.",
-        "Without pruning, dense onnx-int8 is not told apart from it by speed: 79.0× real time, WER 10.10%.",
+        "Without pruning, dense onnx-int8 is not told apart from it by speed: 79.0× real time, WER "
+        "10.10%.",
     ]
 
 
 def test_nothing_exported_is_said():
-    assert deployment.recommendation([DENSE]) == ["Nothing was exported."]
+    assert advice.recommendation([DENSE]) == ["Nothing was exported."]
 
 
 def test_speed_is_compared_within_a_runtime_and_slower_is_called_not_faster():
     onnx, hf = row("onnx-int8", 600, 0.1, 80.0, "onnxruntime"), row("hf", 1000, 0.1, 52.0)
     rows = [DENSE, ONNX, onnx, hf]
-    assert deployment.speedup(onnx, rows) == 2.0
-    assert "2.00 times as fast as dense in onnxruntime" in deployment.facts(onnx, rows)
-    assert "not faster than dense in pytorch (1.04 times)" in deployment.facts(hf, rows)
+    assert advice.speedup(onnx, rows) == 2.0
+    assert "2.00 times as fast as dense in onnxruntime" in advice.facts(onnx, rows)
+    assert "not faster than dense in pytorch (1.04 times)" in advice.facts(hf, rows)
     alone = row("ct2", 1000, 0.1, 80.0, "ctranslate2")
-    assert deployment.speedup(alone, rows) is None and "faster" not in deployment.facts(alone, rows)
+    assert advice.speedup(alone, rows) is None and "faster" not in advice.facts(alone, rows)
 
 
 def test_formats_that_were_not_written_are_named_by_reason():
-    refused = [{"format": "ct2", "reason": "heads"}, {"format": "onnx", "reason": "size"}, {"format": "ct2-int8", "reason": "heads"}]
-    said = deployment.recommendation([DENSE], refused)
-    assert said == ["Nothing was exported.", "Not written: ct2, ct2-int8 (heads).", "Not written: onnx (size)."]
+    refused = [
+        {"format": "ct2", "reason": "heads"},
+        {"format": "onnx", "reason": "size"},
+        {"format": "ct2-int8", "reason": "heads"},
+    ]
+    said = advice.recommendation([DENSE], refused)
+    assert said == [
+        "Nothing was exported.",
+        "Not written: ct2, ct2-int8 (heads).",
+        "Not written: onnx (size).",
+    ]
 
 
 def test_the_table_shows_gaps_for_what_was_not_measured():
-    measured = row("hf", 1010, 0.12, 52.0, wer_interval=[0.101, 0.144], first_token_seconds=0.0345, peak_rss_bytes=5e8, same_text=1.0)
-    text = deployment.table([DENSE | {"first_token_seconds": None}, measured | {"loads_in": "<it>"}]).to_html()
-    assert all(words in text for words in ("12.00%", "10.1–14.4", ">34<", ">500<", "100%", "1,010", "&lt;it&gt;"))
+    measured = row(
+        "hf",
+        1010,
+        0.12,
+        52.0,
+        wer_interval=[0.101, 0.144],
+        first_token_seconds=0.0345,
+        peak_rss_bytes=5e8,
+        same_text=1.0,
+    )
+    text = advice.table(
+        [DENSE | {"first_token_seconds": None}, measured | {"loads_in": "<it>"}]
+    ).to_html()
+    assert all(
+        words in text
+        for words in ("12.00%", "10.1–14.4", ">34<", ">500<", "100%", "1,010", "&lt;it&gt;")
+    )
     assert "nan" not in text.lower() and "None" not in text
 
 
 @pytest.fixture(scope="module")
 def demo():
     """(config, model, processor, datasets) with two clips."""
-    settings = config.load(ROOT / "configs" / "demo.json", {"samples": 2})
+    settings = load_config(ROOT / "configs" / "demo.json", {"samples": 2})
     return settings, *load(settings.model.name), experiment.evaluation_sets(settings)
 
 
 def test_a_fresh_process_measures_the_model_that_lies_on_disk(demo):
     settings, model, _, datasets = demo
-    ballast = np.ones(400_000_000, np.uint8)  # this process is larger than the one that measures; its peak must not count there
+    # this process is larger than the one that measures; its peak must not count there
+    ballast = np.ones(400_000_000, np.uint8)
     found = in_fresh_process(measure, "hf", None, settings, datasets, torch.float16)
-    assert found.weights == weights_digest(model, torch.float16) != weights_digest(model.half(), torch.bfloat16)
+    assert (
+        found.weights
+        == weights_digest(model, torch.float16)
+        != weights_digest(model.half(), torch.bfloat16)
+    )
     assert found.parameters == sum(one.numel() for one in model.parameters())
     assert 1e8 < found.idle_rss_bytes < found.peak_rss_bytes < peak_rss_bytes() - len(ballast) / 2
     assert 0 < found.first_token_seconds < found.said[0].seconds and found.load_seconds > 0
@@ -128,35 +194,58 @@ def test_a_fresh_process_measures_the_model_that_lies_on_disk(demo):
 
 def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monkeypatch):
     settings, model, processor, datasets = demo
-    output = settings.output.model_copy(update={"dir": str(tmp_path), "compare_with": [settings.model.name]})
+    output = settings.output.model_copy(
+        update={"dir": str(tmp_path), "compare_with": [settings.model.name]}
+    )
     run = Run("mine", tmp_path, settings.model_copy(update={"output": output}))
-    pruning = {"calibration_clips": 1, "sparsity_prunable": 0.0, "sparsity_model": 0.0, "linears": []}
+    pruning = {
+        "calibration_clips": 1,
+        "sparsity_prunable": 0.0,
+        "sparsity_model": 0.0,
+        "linears": [],
+    }
     pruning["recovery"] = {"method": "none", "rounds": [{}]}
 
     def refuse(*_, int8):
         raise UnsupportedFormat("it has lost heads")
 
-    monkeypatch.setattr("owl.ct2_model.export_ct2", refuse)
-    written, refused = formats.write_all(["compact", "ct2"], run, model, processor, pruning, {"datasets": []})
+    monkeypatch.setattr("owl.export.ct2.export_ct2", refuse)
+    written, refused = formats.write_all(
+        ["compact", "ct2"], run, model, processor, pruning, {"datasets": []}
+    )
     assert refused == [{"format": "ct2", "reason": "it has lost heads"}]
-    assert written == {"compact": tmp_path / "mine" / "compact"} and not (tmp_path / "mine" / "ct2").exists()
-    found = format_rows.measure_row("compact", written["compact"], run, model, model, processor, datasets)
+    assert (
+        written == {"compact": tmp_path / "mine" / "compact"}
+        and not (tmp_path / "mine" / "ct2").exists()
+    )
+    found = table.measure_row("compact", written["compact"], run, model, model, processor, datasets)
     assert found["same_weights"] is True and found["same_text"] == 1.0
     assert (
         (ROOT / found["path"]).resolve() == written["compact"].resolve()
         and found["loads_in"] == "owl.load"
         and found["wer_interval"][0] <= found["wer"]
     )
-    monkeypatch.setattr(format_rows, "in_fresh_process", lambda function, *arguments: function(*arguments))  # the first one showed that
-    rows = format_rows.dense_rows(["compact"], run, model, processor, datasets)
-    assert [one["format"] for one in rows] == ["dense fp16", "dense compact-int8", "dense model demo"]
-    assert [rows[0]["bytes"], rows[2]["bytes"]] == [formats.dense_bytes(model)] * 2 and rows[1]["bytes"] < 0.7 * rows[0]["bytes"]
-    assert rows[0]["wer"] == rows[2]["wer"] == found["wer"] and {one["device"] for one in rows} == {"cpu"}
+    # the first one showed that
+    monkeypatch.setattr(
+        table, "in_fresh_process", lambda function, *arguments: function(*arguments)
+    )
+    rows = table.dense_rows(["compact"], run, model, processor, datasets)
+    assert [one["format"] for one in rows] == [
+        "dense fp16",
+        "dense compact-int8",
+        "dense model demo",
+    ]
+    assert [rows[0]["bytes"], rows[2]["bytes"]] == [formats.dense_bytes(model)] * 2 and rows[1][
+        "bytes"
+    ] < 0.7 * rows[0]["bytes"]
+    assert rows[0]["wer"] == rows[2]["wer"] == found["wer"] and {one["device"] for one in rows} == {
+        "cpu"
+    }
     other, _ = load(settings.model.name)
     with torch.no_grad():
         other.model.encoder.layers[0].fc1.weight[0, 0] += 1
     with pytest.raises(RuntimeError, match="did not hold the weights that are in memory"):
-        format_rows.measure_row("compact", written["compact"], run, other, model, processor, datasets)
+        table.measure_row("compact", written["compact"], run, other, model, processor, datasets)
     assert not written["compact"].exists()
     (tmp_path / "mine" / "onnx").mkdir()  # of an earlier config
     formats.write_all([], run, model, processor, pruning, {"datasets": []})
@@ -164,21 +253,36 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
 
 
 def test_dense_twins_have_the_runtime_of_what_they_stand_beside_in_float_too():
-    assert format_rows.dense_twins(["hf"]) == []
-    assert format_rows.dense_twins(["hf", "onnx-int8", "compact"]) == ["onnx", "onnx-int8", "compact-int8"]
-    assert format_rows.dense_twins(["ct2", "ct2-int8", "compact-int8"]) == ["ct2", "ct2-int8", "compact-int8"]
+    assert table.dense_twins(["hf"]) == []
+    assert table.dense_twins(["hf", "onnx-int8", "compact"]) == [
+        "onnx",
+        "onnx-int8",
+        "compact-int8",
+    ]
+    assert table.dense_twins(["ct2", "ct2-int8", "compact-int8"]) == [
+        "ct2",
+        "ct2-int8",
+        "compact-int8",
+    ]
 
 
 def test_a_dense_model_that_was_not_timed_is_not_compared_by_speed():
     dense, hf = DENSE | {"rtfx": None}, row("hf", 1010, 0.1, 52.0)
-    assert deployment.speedup(hf, [dense, hf]) is None
-    fast = deployment.recommendation([dense, hf])[1]
-    assert fast == "Fastest within +1 % WER: hf, 52.0× real time, WER 10.00%; dense was not timed beside it, 03_evaluation times both."
+    assert advice.speedup(hf, [dense, hf]) is None
+    fast = advice.recommendation([dense, hf])[1]
+    assert (
+        fast
+        == "Fastest within +1 % WER: hf, 52.0× real time, WER 10.00%; dense was not timed beside "
+        "it, 03_evaluation times both."
+    )
 
 
 def test_rows_of_several_devices_are_told_apart():
     dense, onnx = DENSE | {"device": "cuda"}, row("onnx", 2000, 0.1, 80.0, "onnxruntime")
-    assert "80.0× real time on cpu, 1.60 times dense fp16 in PyTorch on cuda" in deployment.recommendation([dense, onnx])[1]
+    assert (
+        "80.0× real time on cpu, 1.60 times dense fp16 in PyTorch on cuda"
+        in advice.recommendation([dense, onnx])[1]
+    )
 
 
 def test_a_structured_folder_is_not_said_to_load_in_plain_transformers():
@@ -191,7 +295,10 @@ def test_a_structured_folder_is_not_said_to_load_in_plain_transformers():
 def test_large_int8_graphs_leave_no_copies_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_int8, "EXTERNAL_BYTES", 0)
     monkeypatch.setattr(onnx_graphs, "EXTERNAL_BYTES", 0)
-    model, processor = make_model(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64), make_processor()
+    model, processor = (
+        make_model(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64),
+        make_processor(),
+    )
     export_onnx_int8(model, processor, tmp_path)
     names = {path.name for path in tmp_path.iterdir() if ".onnx" in path.name}
     assert names == {
@@ -214,20 +321,32 @@ def test_what_a_fresh_process_raises_is_raised_here(demo, tmp_path):
 
 
 def test_pooled_wer_counts_errors_and_words_of_all_datasets():
-    from owl.evaluation import Transcript, Transcription
+    from owl.evaluate.transcribe import Transcript, Transcription
 
     def said(pairs):
-        return Transcription([Transcript(str(i), a, b, 1.0, None, 1, False, 1) for i, (a, b) in enumerate(pairs)], 0.5)
+        return Transcription(
+            [Transcript(str(i), a, b, 1.0, None, 1, False, 1) for i, (a, b) in enumerate(pairs)],
+            0.5,
+        )
 
-    wer, (low, high) = format_rows.pooled([said([("a b", "a c")]), said([("d e f g", "d e f g")])], ["basic", "basic"])
+    wer, (low, high) = table.pooled(
+        [said([("a b", "a c")]), said([("d e f g", "d e f g")])], ["basic", "basic"]
+    )
     assert wer == pytest.approx(1 / 6) and low <= wer <= high
-    assert format_rows.pooled_rtfx([said([("a", "a")]), said([("a", "a"), ("b", "b")])]) == pytest.approx(3.0)
+    assert table.pooled_rtfx([said([("a", "a")]), said([("a", "a"), ("b", "b")])]) == pytest.approx(
+        3.0
+    )
 
 
-def test_the_transposed_embedding_becomes_a_constant_and_the_int8_folder_decodes_as_onnx_whisper(tmp_path):
+def test_the_transposed_embedding_becomes_a_constant_and_the_int8_folder_decodes_as_onnx_whisper(
+    tmp_path,
+):
     import onnx
 
-    model, processor = make_model(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64), make_processor()
+    model, processor = (
+        make_model(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64),
+        make_processor(),
+    )
     plain, rounded = tmp_path / "onnx", tmp_path / "onnx-int8"
     for folder, export in ((plain, export_onnx), (rounded, export_onnx_int8)):
         folder.mkdir()
@@ -235,23 +354,34 @@ def test_the_transposed_embedding_becomes_a_constant_and_the_int8_folder_decodes
     proto = onnx.load(plain / "decoder_model.onnx")
     fold_transpose(proto)
     constants = {one.name for one in proto.graph.initializer}
-    assert not [node for node in proto.graph.node if node.op_type == "Transpose" and node.input[0] in constants]
+    assert not [
+        node
+        for node in proto.graph.node
+        if node.op_type == "Transpose" and node.input[0] in constants
+    ]
     (logits,) = [node for node in proto.graph.node if "logits" in node.output]
     assert logits.op_type == "MatMul" and logits.input[1] in constants
     for name in ("encoder_model.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"):
         graph = onnx.load(rounded / name).graph
         assert "MatMulInteger" in {node.op_type for node in graph.node}
         assert not [
-            node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in {one.name for one in graph.initializer}
+            node.name
+            for node in graph.node
+            if node.op_type == "MatMul" and node.input[1] in {one.name for one in graph.initializer}
         ]
-    assert sorted(path.name for path in rounded.iterdir()) == sorted(path.name for path in plain.iterdir())
+    assert sorted(path.name for path in rounded.iterdir()) == sorted(
+        path.name for path in plain.iterdir()
+    )
     features = torch.randn(3, 8, 40)
     difference = OnnxWhisper(rounded).encode(features) - OnnxWhisper(plain).encode(features)
-    assert 0 < np.abs(difference).mean() < 0.05  # of values of about 1: int8 rounds to half a percent, through two blocks
+    # of values of about 1: int8 rounds to half a percent, through two blocks
+    assert 0 < np.abs(difference).mean() < 0.05
     audio = [np.random.default_rng(0).standard_normal(4000).astype(np.float32)] * 2
     assert len(onnx_decoder(rounded, processor, max_new_tokens=5)(audio)) == 2
 
 
-@pytest.mark.parametrize("name", ["hf", "compact", "compact-int8", "onnx", "onnx-int8", "ct2", "ct2-int8"])
+@pytest.mark.parametrize(
+    "name", ["hf", "compact", "compact-int8", "onnx", "onnx-int8", "ct2", "ct2-int8"]
+)
 def test_every_format_has_a_runtime(name):
-    assert measure_format.runtime_of(name) in ("pytorch", "onnxruntime", "ctranslate2")
+    assert runtime_of(name) in ("pytorch", "onnxruntime", "ctranslate2")

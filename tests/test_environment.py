@@ -1,4 +1,6 @@
-"""The files that set things up agree with each other: requirements, conda environment, Docker, CI. All of it is behaviour."""
+"""The files that set things up agree with each other: requirements, conda environment, Docker, CI.
+All of it is behaviour.
+"""
 
 import re
 
@@ -8,7 +10,11 @@ from tests.conftest import ROOT
 
 
 def pins():
-    return [line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and not line.startswith("#")]
+    return [
+        line
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
 
 
 def test_every_requirement_is_pinned_exactly_without_a_build_tag():
@@ -35,10 +41,15 @@ def test_docker_copies_and_mounts_what_exists():
 
 
 def test_a_container_knows_its_commit():
-    """Provenance asks git: the image needs the program and the history, and git must trust a folder that another user may own."""
+    """Provenance asks git: the image needs the program and the history, and git must trust a folder
+    that another user may own.
+    """
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert not {".git", ".git/"} & set((ROOT / ".dockerignore").read_text().split())
-    assert re.search(r"apt-get install .*\bgit\b", dockerfile) and "git config --system --add safe.directory /app" in dockerfile
+    assert (
+        re.search(r"apt-get install .*\bgit\b", dockerfile)
+        and "git config --system --add safe.directory /app" in dockerfile
+    )
 
 
 def test_docker_calls_a_make_target_that_is_there():
@@ -47,7 +58,9 @@ def test_docker_calls_a_make_target_that_is_there():
 
 
 def test_public_ci_and_ours_call_make_test():
-    steps = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]["test"]["steps"]
+    steps = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]["test"][
+        "steps"
+    ]
     assert any(step.get("run") == "make test" for step in steps)
     assert (ROOT / ".ci/run").read_text().rstrip().endswith("make test")
 

@@ -1,4 +1,6 @@
-"""What the notebooks show of a dataset's and a config's text is escaped: their table cells, executed on hostile names. All of it is behaviour."""
+"""What the notebooks show of a dataset's and a config's text is escaped: their table cells,
+executed on hostile names. All of it is behaviour.
+"""
 
 from types import SimpleNamespace
 
@@ -8,10 +10,12 @@ import pandas as pd
 import pytest
 from IPython.display import HTML, Markdown
 
-from owl import measures, origin, record, scoring
-from owl.config import load
-from owl.data import Clip, Dataset
-from owl.evaluation import Transcript, Transcription
+from owl.config.load import load
+from owl.data.load import Clip, Dataset
+from owl.evaluate import compare
+from owl.evaluate.transcribe import Transcript, Transcription
+from owl.kernels import scoring
+from owl.run import provenance, record
 from tests.conftest import ROOT
 
 HOSTILE = "<script>alert(1)</script>"
@@ -22,10 +26,14 @@ def hostile(tmp_path):
     """Names that the cells of 01 and 03 read, each with markup wherever a user's text can be."""
     clip = Clip(HOSTILE, np.zeros(1600, np.float32), HOSTILE, HOSTILE, "x")
     dataset = Dataset(HOSTILE, [clip], [(HOSTILE, HOSTILE)], None)
-    one = Transcription([Transcript(HOSTILE, f"one {HOSTILE}", f"two {HOSTILE}", 1.0, HOSTILE, 3, False, 1)], 1.0)
-    results = [measures.compare(HOSTILE, one, one, "none")]
+    one = Transcription(
+        [Transcript(HOSTILE, f"one {HOSTILE}", f"two {HOSTILE}", 1.0, HOSTILE, 3, False, 1)], 1.0
+    )
+    results = [compare.compare(HOSTILE, one, one, "none")]
     config = load(ROOT / "configs" / "demo.json")
-    name = config.evaluation.model_copy(update={"datasets": [config.evaluation.datasets[0].model_copy(update={"name": HOSTILE})]})
+    name = config.evaluation.model_copy(
+        update={"datasets": [config.evaluation.datasets[0].model_copy(update={"name": HOSTILE})]}
+    )
     return {
         "run": SimpleNamespace(config=config.model_copy(update={"evaluation": name})),
         "settings": config.evaluation,
@@ -34,7 +42,9 @@ def hostile(tmp_path):
         "said": {(HOSTILE, "dense"): one, (HOSTILE, "pruned"): one},
         "results": results,
         "kl": [{"kl": 0.1, "low": 0.0, "high": 0.2, "clips": 1, "tokens": 3}],
-        "invented": pd.DataFrame([{"clip": HOSTILE, "model": "dense", "words": 1, "cap hit": False, "text": HOSTILE}]),
+        "invented": pd.DataFrame(
+            [{"clip": HOSTILE, "model": "dense", "words": 1, "cap hit": False, "text": HOSTILE}]
+        ),
         "worst": 5,
         "sparsity": 0.5,
     }
@@ -43,7 +53,9 @@ def hostile(tmp_path):
 def shown(notebook: str, marker: str, names: dict) -> str:
     """The HTML that the one cell with `marker` in it displays or ends with."""
     cells = nbformat.read(ROOT / "notebooks" / notebook, as_version=4).cells
-    (source,) = [cell.source for cell in cells if cell.cell_type == "code" and marker in cell.source]
+    (source,) = [
+        cell.source for cell in cells if cell.cell_type == "code" and marker in cell.source
+    ]
     *body, last = source.rstrip().rstrip(";").splitlines()
     outputs = []
     names = names | {
@@ -51,14 +63,16 @@ def shown(notebook: str, marker: str, names: dict) -> str:
         "display": outputs.append,
         "HTML": HTML,
         "Markdown": Markdown,
-        "measures": measures,
+        "compare": compare,
         "scoring": scoring,
         "record": record,
-        "origin": origin,
+        "provenance": provenance,
     }
     last = last if last.startswith(("display(", " ")) else f"display({last})"
     exec("\n".join([*body, last]), names)
-    return "".join(output.to_html() if hasattr(output, "to_html") else output.data for output in outputs)
+    return "".join(
+        output.to_html() if hasattr(output, "to_html") else output.data for output in outputs
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,11 +84,11 @@ def shown(notebook: str, marker: str, names: dict) -> str:
         ("03_evaluation.ipynb", "scoring.worst"),
         ("03_evaluation.ipynb", "measured ="),
         ("03_evaluation.ipynb", "invented.style"),
-        ("03_evaluation.ipynb", "measures.sentence"),
-        ("01_outlier_analysis.ipynb", "origin.rows"),
-        ("02_pruning.ipynb", "origin.rows"),
-        ("03_evaluation.ipynb", "origin.rows"),
-        ("04_export.ipynb", "origin.rows"),
+        ("03_evaluation.ipynb", "compare.sentence"),
+        ("01_outlier_analysis.ipynb", "provenance.table"),
+        ("02_pruning.ipynb", "provenance.table"),
+        ("03_evaluation.ipynb", "provenance.table"),
+        ("04_export.ipynb", "provenance.table"),
     ],
 )
 def test_markup_in_names_and_texts_is_shown_not_obeyed(hostile, notebook, marker):

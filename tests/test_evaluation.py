@@ -1,17 +1,18 @@
 """Transcribing and comparing on the embedded demo model and tiny random ones.
 
-Against references: batched transcripts against one clip at a time; the divergence against its definition in plain loops.
-Only behaviour: cutting at silences, saving and reading, probes.
+Against references: batched transcripts against one clip at a time; the divergence against its
+definition in plain loops. Only behaviour: cutting at silences, saving and reading, probes.
 """
 
 import numpy as np
 import pytest
 import torch
 
-from owl import decoding, evaluation, probes, teacher, whisper
-from owl.data import load_dataset
-from owl.states import States
-from owl.windows import FRAME, split_at_silences
+from owl.data.load import load_dataset
+from owl.evaluate import divergence, probes, stored, transcribe
+from owl.evaluate.transcribe import FRAME, split_at_silences
+from owl.model import decoding, whisper
+from owl.model.decoding import States
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -29,47 +30,70 @@ def clips():
 @pytest.fixture(scope="module")
 def transcription(demo, clips):
     model, processor = demo
-    return evaluation.transcribe(decoding.torch_decoder(model, processor), processor, clips, batch_size=4)
+    return transcribe.transcribe(
+        decoding.torch_decoder(model, processor), processor, clips, batch_size=4
+    )
 
 
 def test_batched_transcripts_are_those_of_one_clip_at_a_time(demo, clips, transcription):
-    """Against transformers' own `generate` called with waveforms' features, the way its documentation shows."""
+    """Against transformers' own `generate` called with waveforms' features, the way its
+    documentation shows.
+    """
     model, processor = demo
     for clip, ours in zip(clips, transcription.transcripts):
         features = processor(clip.audio, sampling_rate=16_000, return_tensors="pt").input_features
         tokens = model.generate(features, max_length=None, max_new_tokens=60)
-        assert processor.batch_decode(tokens, skip_special_tokens=True)[0].strip() == ours.hypothesis
+        assert (
+            processor.batch_decode(tokens, skip_special_tokens=True)[0].strip() == ours.hypothesis
+        )
 
 
 def test_transcripts_come_in_the_order_of_the_clips_with_their_facts(clips, transcription):
     assert [one.id for one in transcription.transcripts] == [clip.id for clip in clips]
     assert [one.reference for one in transcription.transcripts] == [clip.text for clip in clips]
-    assert all(one.windows == 1 and not one.capped and one.tokens > 3 for one in transcription.transcripts)
-    assert transcription.rtfx == pytest.approx(sum(clip.seconds for clip in clips) / transcription.seconds)
+    assert all(
+        one.windows == 1 and not one.capped and one.tokens > 3 for one in transcription.transcripts
+    )
+    assert transcription.rtfx == pytest.approx(
+        sum(clip.seconds for clip in clips) / transcription.seconds
+    )
 
 
 def test_a_transcription_is_read_back_as_it_was_saved(transcription, tmp_path):
-    evaluation.save(tmp_path / "some.jsonl", transcription, {"git_commit": "abc"})
-    assert evaluation.read(tmp_path / "some.jsonl") == transcription
-    assert '"provenance": {"git_commit": "abc"}' in (tmp_path / "some.jsonl").read_text().splitlines()[0]
+    stored.save(tmp_path / "some.jsonl", transcription, {"git_commit": "abc"})
+    assert stored.read(tmp_path / "some.jsonl") == transcription
+    assert (
+        '"provenance": {"git_commit": "abc"}'
+        in (tmp_path / "some.jsonl").read_text().splitlines()[0]
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["some.jsonl"]
 
 
 def test_a_decoder_that_never_ends_is_bounded_and_counted():
-    """A random tiny model does not know its end token: every clip must hit the cap, and the call must return."""
+    """A random tiny model does not know its end token: every clip must hit the cap, and the call
+    must return.
+    """
     model, processor = tiny.make_model(), tiny.make_processor()
     with torch.no_grad():
         model.proj_out.weight[tiny.END] = -10
-    said = evaluation.transcribe(decoding.torch_decoder(model, processor, max_new_tokens=7), processor, tiny.make_clips(3))
+    said = transcribe.transcribe(
+        decoding.torch_decoder(model, processor, max_new_tokens=7), processor, tiny.make_clips(3)
+    )
     assert said.cap_hits == 3 and all(one.tokens == 7 for one in said.transcripts)
 
 
 def test_timestamp_tokens_are_never_said():
     model, processor = tiny.make_model(), tiny.make_processor()
     with torch.no_grad():
-        model.model.decoder.embed_tokens.weight[38:] *= 20  # ids behind <|notimestamps|> (37) would win every step
-    features = decoding.input_features(model, processor, [clip.audio for clip in tiny.make_clips(4)])
-    for one in decoding.greedy(model, decoding.encode(model, features), language=None, max_new_tokens=8):
+        model.model.decoder.embed_tokens.weight[38:] *= (
+            20  # ids behind <|notimestamps|> (37) would win every step
+        )
+    features = decoding.input_features(
+        model, processor, [clip.audio for clip in tiny.make_clips(4)]
+    )
+    for one in decoding.greedy(
+        model, decoding.encode(model, features), language=None, max_new_tokens=8
+    ):
         assert max(one.tokens, default=0) < 38
 
 
@@ -85,16 +109,26 @@ def test_the_divergence_is_the_mean_kl_of_the_next_token_by_definition(demo, cli
     with torch.no_grad():
         for block in whisper.blocks(other):
             block.linears[0].module.weight *= 0.8
-    rows = {row["id"]: row for row in evaluation.divergence(model, other, processor, clips[:3], batch_size=2)}
+    rows = {
+        row["id"]: row
+        for row in divergence.divergence(model, other, processor, clips[:3], batch_size=2)
+    }
     for clip in clips[:3]:
         text = processor.tokenizer(clip.text, add_special_tokens=False).input_ids
         tokens = torch.tensor([[*whisper.prompt_tokens(model), *text]])
         features = processor(clip.audio, sampling_rate=16_000, return_tensors="pt").input_features
         with torch.no_grad():
-            p, q = (one(input_features=features, decoder_input_ids=tokens).logits[0].double().softmax(-1) for one in (model, other))
+            p, q = (
+                one(input_features=features, decoder_input_ids=tokens)
+                .logits[0]
+                .double()
+                .softmax(-1)
+                for one in (model, other)
+            )
         by_hand = sum((p[i] * (p[i] / q[i]).log()).sum().item() for i in range(1, tokens.shape[1]))
         assert rows[clip.id]["tokens"] == len(text) + 1
-        assert rows[clip.id]["kl"] == pytest.approx(by_hand, abs=1e-4)  # float32 logits of a batch: about 1e-5 each
+        # float32 logits of a batch: about 1e-5 each
+        assert rows[clip.id]["kl"] == pytest.approx(by_hand, abs=1e-4)
         assert by_hand > 0.001
 
 
@@ -103,21 +137,21 @@ def test_the_divergence_splits_batches_whose_logits_would_not_fit(demo, clips, m
     other, _ = whisper.load(str(ROOT / "models" / "demo"))
     with torch.no_grad():
         whisper.blocks(other)[0].linears[0].module.weight *= 0.8
-    whole = evaluation.divergence(model, other, processor, clips, batch_size=6)
-    sizes, real = [], evaluation.predictions
+    whole = divergence.divergence(model, other, processor, clips, batch_size=6)
+    sizes, real = [], divergence.predictions
 
     def measured(model, processor, batch, states):
         sizes.append(4 * len(batch.clips) * max(batch.counts) * model.config.vocab_size)
         return real(model, processor, batch, states)
 
-    monkeypatch.setattr(evaluation, "predictions", measured)
-    monkeypatch.setattr(teacher, "MOST_BYTES", 400_000)
-    split = evaluation.divergence(model, other, processor, clips, batch_size=6)
+    monkeypatch.setattr(divergence, "predictions", measured)
+    monkeypatch.setattr(divergence, "MOST_BYTES", 400_000)
+    split = divergence.divergence(model, other, processor, clips, batch_size=6)
     assert max(sizes) <= 400_000 and len(sizes) > 4
     assert [row["id"] for row in split] == [row["id"] for row in whole]
     assert [row["kl"] for row in split] == pytest.approx([row["kl"] for row in whole], abs=1e-4)
-    monkeypatch.setattr(teacher, "MOST_BYTES", 1)  # no clip fits: one at a time all the same
-    assert len(evaluation.divergence(model, other, processor, clips[:2])) == 2
+    monkeypatch.setattr(divergence, "MOST_BYTES", 1)  # no clip fits: one at a time all the same
+    assert len(divergence.divergence(model, other, processor, clips[:2])) == 2
 
 
 def test_what_was_transcribed_is_not_encoded_again_for_the_divergence(demo, clips, monkeypatch):
@@ -125,21 +159,27 @@ def test_what_was_transcribed_is_not_encoded_again_for_the_divergence(demo, clip
     other, _ = whisper.load(str(ROOT / "models" / "demo"))
     with torch.no_grad():
         whisper.blocks(other)[0].linears[0].module.weight *= 0.8
-    plain = evaluation.divergence(model, other, processor, clips)
+    plain = divergence.divergence(model, other, processor, clips)
     heard = States(), States()
     for one, states in zip((model, other), heard):
-        evaluation.transcribe(decoding.torch_decoder(one, processor, states=states), processor, clips, batch_size=4)
+        transcribe.transcribe(
+            decoding.torch_decoder(one, processor, states=states), processor, clips, batch_size=4
+        )
     with monkeypatch.context() as patched:
-        patched.setattr(teacher, "encode", lambda *_: pytest.fail("the encoder ran again"))
-        known = evaluation.divergence(model, other, processor, clips, states=heard)
+        patched.setattr(divergence, "encode", lambda *_: pytest.fail("the encoder ran again"))
+        known = divergence.divergence(model, other, processor, clips, states=heard)
     assert [row["kl"] for row in known] == pytest.approx([row["kl"] for row in plain], abs=1e-4)
-    assert [row["kl"] for row in evaluation.divergence(model, other, processor, clips, states=(heard[0], None))] == pytest.approx(
-        [row["kl"] for row in plain], abs=1e-4
-    )
+    assert [
+        row["kl"]
+        for row in divergence.divergence(model, other, processor, clips, states=(heard[0], None))
+    ] == pytest.approx([row["kl"] for row in plain], abs=1e-4)
 
 
 def test_states_are_kept_while_there_is_room_and_only_for_the_very_waveform():
-    audio, outputs = [np.zeros(10, np.float32), np.zeros(10, np.float32)], torch.arange(12.0).reshape(2, 3, 2)
+    audio, outputs = (
+        [np.zeros(10, np.float32), np.zeros(10, np.float32)],
+        torch.arange(12.0).reshape(2, 3, 2),
+    )
     states = States(most_bytes=outputs[0].nbytes)
     states.keep(audio, outputs)
     assert torch.equal(states.recall(audio[:1]), outputs[:1])
@@ -151,7 +191,9 @@ def test_states_are_kept_while_there_is_room_and_only_for_the_very_waveform():
 
 def test_a_model_does_not_diverge_from_itself(demo, clips):
     model, processor = demo
-    assert all(abs(row["kl"]) < 1e-6 for row in evaluation.divergence(model, model, processor, clips[:3]))
+    assert all(
+        abs(row["kl"]) < 1e-6 for row in divergence.divergence(model, model, processor, clips[:3])
+    )
 
 
 def test_long_audio_is_cut_where_it_is_quiet():
@@ -175,9 +217,15 @@ def test_a_clip_beyond_the_window_is_transcribed_in_pieces_and_joined(demo, clip
     gap = np.zeros(14 * 16_000, np.float32)
     long = np.concatenate([clips[0].audio, gap, clips[1].audio, gap, clips[2].audio])
     clip = type(clips[0])("long", long, "", None, "x")
-    (said,) = evaluation.transcribe(decoding.torch_decoder(model, processor), processor, [clip]).transcripts
+    (said,) = transcribe.transcribe(
+        decoding.torch_decoder(model, processor), processor, [clip]
+    ).transcripts
     assert said.windows >= 2
-    alone = evaluation.transcribe(decoding.torch_decoder(model, processor), processor, clips[:1]).transcripts[0].hypothesis
+    alone = (
+        transcribe.transcribe(decoding.torch_decoder(model, processor), processor, clips[:1])
+        .transcripts[0]
+        .hypothesis
+    )
     assert said.hypothesis.startswith(alone.split()[0])
 
 

@@ -1,12 +1,14 @@
-"""DLP and AlphaPruning allocations and mixed N:M against hand-worked numbers and brute force; invariants of every allocation."""
+"""DLP and AlphaPruning allocations and mixed N:M against hand-worked numbers and brute force;
+invariants of every allocation.
+"""
 
 from itertools import product
 
 import pytest
 import torch
 
-from owl import heuristics
-from owl.allocation import mixed_groups
+from owl.kernels import allocation
+from owl.kernels.allocation import mixed_groups
 
 COUNTS = [12, 12, 16, 16]
 
@@ -16,8 +18,10 @@ def mean(values, counts):
 
 
 def test_dlp_prunes_the_block_with_the_lowest_median_least():
-    """Medians 1, 2, 3 of equal blocks at α = 0.15: importances stretch to 0.3, 0.15, 0 and centre on the target."""
-    assert heuristics.dlp([1.0, 2.0, 3.0], [1, 1, 1], 0.5) == pytest.approx([0.35, 0.5, 0.65])
+    """Medians 1, 2, 3 of equal blocks at α = 0.15: importances stretch to 0.3, 0.15, 0 and centre
+    on the target.
+    """
+    assert allocation.dlp([1.0, 2.0, 3.0], [1, 1, 1], 0.5) == pytest.approx([0.35, 0.5, 0.65])
 
 
 def test_dlp_of_relative_importance_equals_the_published_formula():
@@ -27,16 +31,21 @@ def test_dlp_of_relative_importance_equals_the_published_formula():
     low, high = min(importance), max(importance)
     stretched = [2 * 0.15 * (value - low) / (high - low) for value in importance]
     density = [value - sum(stretched) / 4 + 0.4 for value in stretched]
-    assert heuristics.dlp(medians, counts, 0.6) == pytest.approx([1 - value for value in density])
+    assert allocation.dlp(medians, counts, 0.6) == pytest.approx([1 - value for value in density])
 
 
 def test_alpha_prunes_heavy_tails_less_in_proportion():
-    assert heuristics.alpha([2.0, 3.0, 4.0], [1, 1, 1], 0.5, spread=0.2) == pytest.approx([0.4, 0.5, 0.6])
+    assert allocation.alpha([2.0, 3.0, 4.0], [1, 1, 1], 0.5, spread=0.2) == pytest.approx(
+        [0.4, 0.5, 0.6]
+    )
 
 
 def test_the_tail_exponent_is_the_hill_estimate_of_the_upper_half():
-    values = torch.tensor([1.0, 2.0, 4.0, 8.0])  # squared singular values 1, 4, 16, 64: the half is 16, 64
-    assert heuristics.tail_exponent(torch.diag(values)) == pytest.approx(1 + 2 / torch.tensor(4.0).log().item())
+    # squared singular values 1, 4, 16, 64: the half is 16, 64
+    values = torch.tensor([1.0, 2.0, 4.0, 8.0])
+    assert allocation.tail_exponent(torch.diag(values)) == pytest.approx(
+        1 + 2 / torch.tensor(4.0).log().item()
+    )
 
 
 def test_a_heavier_tail_has_a_smaller_exponent():
@@ -44,17 +53,19 @@ def test_a_heavier_tail_has_a_smaller_exponent():
     light = torch.randn(64, 64, generator=generator)
     heavy = torch.linalg.svd(light)
     heavy = heavy.U @ torch.diag(heavy.S**3) @ heavy.Vh
-    assert heuristics.tail_exponent(heavy) < heuristics.tail_exponent(light)
+    assert allocation.tail_exponent(heavy) < allocation.tail_exponent(light)
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.7, 0.95])
-@pytest.mark.parametrize("allocate", [heuristics.dlp, heuristics.alpha])
+@pytest.mark.parametrize("allocate", [allocation.dlp, allocation.alpha])
 def test_the_weighted_mean_is_the_target(allocate, sparsity):
     values = allocate([1.0, 3.0, 2.0, 9.0], COUNTS, sparsity)
-    assert mean(values, COUNTS) == pytest.approx(sparsity, abs=1e-9) and all(0 <= value <= 1 for value in values)
+    assert mean(values, COUNTS) == pytest.approx(sparsity, abs=1e-9) and all(
+        0 <= value <= 1 for value in values
+    )
 
 
-@pytest.mark.parametrize("allocate", [heuristics.dlp, heuristics.alpha])
+@pytest.mark.parametrize("allocate", [allocation.dlp, allocation.alpha])
 def test_equal_guides_are_uniform_and_bad_ones_refused(allocate):
     assert allocate([2.0, 2.0], [3, 4], 0.4) == [0.4, 0.4]
     with pytest.raises(ValueError, match="finite"):
@@ -76,4 +87,5 @@ def test_mixed_groups_come_as_close_as_whole_numbers_allow(sparsity):
 
 def test_mixed_groups_keep_whole_wishes():
     assert mixed_groups([0.5, 0.25, 0.75], [1, 1, 1], 8, 0.5) == [4, 6, 2]
-    assert mixed_groups([1.0, 0.0], [1, 1], 4, 0.4) == [1, 4]  # at least one nonzero; all of them is "not pruned"
+    # at least one nonzero; all of them is "not pruned"
+    assert mixed_groups([1.0, 0.0], [1, 1], 4, 0.4) == [1, 4]

@@ -1,4 +1,6 @@
-"""What make passes on and what it re-runs, in a copy of the repository where notebooks are only pretended to run. All of it is behaviour."""
+"""What make passes on and what it re-runs, in a copy of the repository where notebooks are only
+pretended to run. All of it is behaviour.
+"""
 
 import os
 import shutil
@@ -11,19 +13,33 @@ from tests.conftest import ROOT
 
 NOTEBOOKS = ["01_outlier_analysis", "02_pruning", "03_evaluation", "04_export"]
 PRETENCE = """#!/bin/sh
-# owl.modules for real; owl.execute and owl.report only note their call and make their file, but for the notebook that $FAIL names
+# owl.run.cache for real; owl.run.execute and owl.report.pages only note their call and make their
+# file, but for the notebook that $FAIL names
 case "$2" in
-  owl.modules) exec {python} "$@" ;;
-  owl.execute) name=$(basename "$3" .ipynb); echo "$name" >> calls; [ "$name" != "$FAIL" ] && touch "$4" ;;
-  owl.report) echo report >> calls; touch "reports/$3/index.html" ;;
+  owl.run.cache) exec {python} "$@" ;;
+  owl.run.execute) name=$(basename "$3" .ipynb); echo "$name" >> calls; [ "$name" != "$FAIL" ] && touch "$4" ;;
+  owl.report.pages) echo report >> calls; touch "reports/$3/index.html" ;;
 esac
 """
 
 
 def make(folder, *arguments, **environment):
-    """Run make with nothing of this process's make or of the names that a config line may hold in its environment."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MODEL", "CONFIG", "RUN")}
-    return subprocess.run(["make", *arguments], cwd=folder, env=kept | environment, capture_output=True, text=True, timeout=60)
+    """Run make with nothing of this process's make or of the names that a config line may hold in
+    its environment.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MODEL", "CONFIG", "RUN")
+    }
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=folder,
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 @pytest.mark.parametrize("name", ["MODEL", "METHOD", "DEVICE", "SPARSITY", "CONFIG", "RUN"])
@@ -38,12 +54,17 @@ def test_an_exported_variable_changes_no_run_and_is_named(name):
 
 def test_the_interpreter_may_come_from_the_environment():
     """As in the Dockerfile."""
-    assert "/some/python -m owl.resolve" in make(ROOT, "report", "-n", "MAKE=true", PY="/some/python").stdout
+    assert (
+        "/some/python -m owl.run.resolve"
+        in make(ROOT, "report", "-n", "MAKE=true", PY="/some/python").stdout
+    )
 
 
 @pytest.fixture
 def pages(tmp_path):
-    """`pages()` builds a run's pages and returns (exit code, what was called); `pages.change(path)` makes a file newer than everything."""
+    """`pages()` builds a run's pages and returns (exit code, what was called); `pages.change(path)`
+    makes a file newer than everything.
+    """
     for name in ("owl", "notebooks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Makefile", tmp_path)
@@ -58,7 +79,9 @@ def pages(tmp_path):
     def run(fail=""):
         (tmp_path / "calls").write_text("")
         done = make(tmp_path, "pages", "BUILD=mine", "PY=./python", FAIL=fail)
-        for path in (tmp_path / "reports").rglob("*.*"):  # as if an hour had passed, for file systems that count whole seconds
+        for path in (tmp_path / "reports").rglob(
+            "*.*"
+        ):  # as if an hour had passed, for file systems that count whole seconds
             os.utime(path, (path.stat().st_mtime - 3600,) * 2)
         return done.returncode, (tmp_path / "calls").read_text().split()
 
@@ -83,12 +106,13 @@ def test_a_report_that_stopped_goes_on_where_it_stopped(pages):
 @pytest.mark.parametrize(
     "path, expected",
     [
-        ("owl/probes.py", [*NOTEBOOKS[2:], "report"]),  # only 03 reaches it; 04 builds on 03
+        ("owl/evaluate/probes.py", [*NOTEBOOKS[2:], "report"]),
         ("notebooks/04_export.ipynb", ["04_export", "report"]),
         ("runs/mine/config.json", [*NOTEBOOKS, "report"]),
-        ("owl/report.py", ["report"]),
+        ("owl/report/pages.py", ["report"]),
     ],
 )
+# only 03 reaches it; 04 builds on 03
 def test_a_change_runs_what_depends_on_it_and_no_more(pages, path, expected):
     pages()
     pages.change(path)

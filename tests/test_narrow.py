@@ -1,5 +1,6 @@
-"""A tiny model made narrower, against the stock model: free removals leave its logits, saved ones load to the same logits, ONNX and the KV
-cache give the tokens of a full forward, errors are those of the outputs. Only behaviour: budgets, what is left alone, refusals.
+"""A tiny model made narrower, against the stock model: free removals leave its logits, saved ones
+load to the same logits, ONNX and the KV cache give the tokens of a full forward, errors are those
+of the outputs. Only behaviour: budgets, what is left alone, refusals.
 """
 
 import copy
@@ -11,11 +12,14 @@ import torch
 from transformers import WhisperForConditionalGeneration
 
 import owl
-from owl import calibration, narrow, oneshot, pruning, shapes, whisper
-from owl.config import load
-from owl.decoding import encode, input_features, torch_decoder
-from owl.experiment import Labels
-from owl.onnx_model import export_onnx, onnx_decoder
+from owl.config.load import load
+from owl.errors import ModelError
+from owl.export.onnx import export_onnx, onnx_decoder
+from owl.model import shapes, whisper
+from owl.model.decoding import encode, input_features, torch_decoder
+from owl.prune import calibration, oneshot, weights
+from owl.prune.calibration_text import Labels
+from owl.prune.structures import narrow, whole_layers
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -28,23 +32,35 @@ BOTH = ["heads", "neurons"]
 def make_model(seed=0):
     model = tiny.make_model(seed, encoder_attention_heads=4, decoder_attention_heads=4)
     with torch.no_grad():
-        model.model.decoder.embed_positions.weight *= 4  # so that it says different things at different steps
+        model.model.decoder.embed_positions.weight *= (
+            4  # so that it says different things at different steps
+        )
     return model
 
 
 def batches_of(model):
-    return calibration.prepare(model, tiny.make_processor(), CLIPS, TEXTS, language=None, padding="exclude", batch_size=8)
+    return calibration.prepare(
+        model, tiny.make_processor(), CLIPS, TEXTS, language=None, padding="exclude", batch_size=8
+    )
 
 
 def cut(model, shares, structures=BOTH, targets=("encoder.layers", "decoder.layers"), **options):
     every, _ = whisper.select(whisper.blocks(model), targets, [])
-    sparsities = pruning.spread(every, shares if isinstance(shares, list) else [shares] * sum(bool(block.linears) for block in every))
-    return narrow.narrow(model, every, batches_of(model), sparsities, structures=structures, **options)
+    sparsities = weights.spread(
+        every,
+        shares
+        if isinstance(shares, list)
+        else [shares] * sum(bool(block.linears) for block in every),
+    )
+    return narrow(model, every, batches_of(model), sparsities, structures=structures, **options)
 
 
 def logits(model):
     with torch.inference_mode():
-        return model(input_features(model, tiny.make_processor(), AUDIO), decoder_input_ids=torch.tensor([[1, 37, 5, 6, 7]] * 5)).logits
+        return model(
+            input_features(model, tiny.make_processor(), AUDIO),
+            decoder_input_ids=torch.tensor([[1, 37, 5, 6, 7]] * 5),
+        ).logits
 
 
 def save(model, folder):
@@ -96,15 +112,29 @@ def test_the_removed_weights_are_really_gone_and_what_was_targeted_is_found_agai
     assert gone > oneshot.removed_weights(rows) == 5120  # and biases with them
     left = oneshot.current(model, every)
     assert [len(block.linears) for block in left] == [0, 0, 9, 10]
-    assert all(linear.module is model.get_submodule(linear.path) for block in left for linear in block.linears)
+    assert all(
+        linear.module is model.get_submodule(linear.path)
+        for block in left
+        for linear in block.linears
+    )
     assert whisper.zero_count(left) == 0
 
 
 def test_the_error_is_that_of_the_outputs():
     def outputs(model):
         seen = []
-        hook = model.model.encoder.layers[0].fc2.register_forward_hook(lambda module, inputs, output: seen.append(output))
-        batch = calibration.prepare(model, tiny.make_processor(), CLIPS, TEXTS, language=None, padding="exclude", batch_size=24)[0]
+        hook = model.model.encoder.layers[0].fc2.register_forward_hook(
+            lambda module, inputs, output: seen.append(output)
+        )
+        batch = calibration.prepare(
+            model,
+            tiny.make_processor(),
+            CLIPS,
+            TEXTS,
+            language=None,
+            padding="exclude",
+            batch_size=24,
+        )[0]
         with torch.inference_mode():
             whisper.run_block(whisper.blocks(model)[0], batch.audio)
         hook.remove()
@@ -151,7 +181,8 @@ def test_equal_neurons_and_fewer_layers_load_in_plain_transformers(tmp_path):
     rows = cut(model, [1.0, 0.3, 0.1, 0.3], ["neurons"], equal_widths=True)
     assert not hasattr(model.config, "owl_shapes")
     assert [row.sparsity for row in rows if row.block == "encoder.0"] == [1.0, 1.0]
-    assert shapes.widths(model)["decoder"] == [{"self_attn": 4, "encoder_attn": 4, "ffn": 13}] * 2  # 0.2 of 3,072 weights in 32s
+    # 0.2 of 3,072 weights in 32s
+    assert shapes.widths(model)["decoder"] == [{"self_attn": 4, "encoder_attn": 4, "ffn": 13}] * 2
     stock = WhisperForConditionalGeneration.from_pretrained(save(model, tmp_path)).eval()
     assert (stock.config.encoder_layers, stock.config.decoder_ffn_dim) == (1, 13)
     assert torch.equal(logits(stock), logits(model))
@@ -173,10 +204,13 @@ def test_whole_layers_go_by_their_influence():
     shapes.silence(model.model.encoder.layers[1])
     shapes.silence(model.model.decoder.layers[0])
     every = whisper.blocks(model)
-    chosen = narrow.whole_layers(model, every, batches_of(model), 0.5)
-    assert {".".join(name.split(".")[:2]) for name, share in chosen.items() if share} == {"encoder.1", "decoder.0"}
+    chosen = whole_layers(model, every, batches_of(model), 0.5)
+    assert {".".join(name.split(".")[:2]) for name, share in chosen.items() if share} == {
+        "encoder.1",
+        "decoder.0",
+    }
     before = logits(model)
-    rows = narrow.narrow(model, every, batches_of(model), chosen, structures=["layers"])
+    rows = narrow(model, every, batches_of(model), chosen, structures=["layers"])
     assert oneshot.removed_weights(rows) == 5120 and not hasattr(model.config, "owl_shapes")
     assert torch.equal(logits(model), before)
 
@@ -200,7 +234,9 @@ def test_the_kv_cache_gives_the_tokens_of_a_full_forward():
     tokens, states = [1, 37], encode(model, input_features(model, tiny.make_processor(), AUDIO[:1]))
     with torch.inference_mode():
         for _ in range(12):
-            scores = model(encoder_outputs=(states,), decoder_input_ids=torch.tensor([tokens])).logits[0, -1]
+            scores = model(
+                encoder_outputs=(states,), decoder_input_ids=torch.tensor([tokens])
+            ).logits[0, -1]
             scores[[0, 38, 39]] = -torch.inf
             tokens.append(scores.argmax().item())
     assert said.tokens == tokens[2:] and len(set(said.tokens)) > 1
@@ -230,7 +266,9 @@ def test_only_parts_whose_linears_are_all_targeted_change():
     rows = cut(model, 0.3, BOTH, ["decoder.layers.1.encoder_attn", "decoder.layers.1.fc1"])
     after = model.state_dict()
     changed = {name.rsplit(".", 2)[0] for name in before if before[name].shape != after[name].shape}
-    assert changed == {"model.decoder.layers.1.encoder_attn"} and [row.linear for row in rows] == ["decoder.1.encoder_attn.out_proj"]
+    assert changed == {"model.decoder.layers.1.encoder_attn"} and [row.linear for row in rows] == [
+        "decoder.1.encoder_attn.out_proj"
+    ]
 
 
 def test_a_share_of_zero_changes_no_bit():
@@ -245,7 +283,10 @@ def test_a_second_run_gives_the_same_bits():
     first, second = make_model(), make_model()
     cut(first, 0.5)
     cut(second, 0.5)
-    assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+    assert all(
+        torch.equal(tensor, second.state_dict()[name])
+        for name, tensor in first.state_dict().items()
+    )
 
 
 def test_one_head_and_one_neuron_always_stay_and_the_rest_goes_elsewhere():
@@ -258,10 +299,22 @@ def test_one_head_and_one_neuron_always_stay_and_the_rest_goes_elsewhere():
 @pytest.mark.parametrize(
     "shares, options, words",
     [
-        (0.9, {"structures": ["neurons"]}, "weights are to go, but the structures that may be removed hold"),
+        (
+            0.9,
+            {"structures": ["neurons"]},
+            "weights are to go, but the structures that may be removed hold",
+        ),
         ([1.0, 1.0, 0.0, 0.0], {}, "all blocks of the encoder are to be dropped"),
-        (0.1, {"structures": ["neurons"], "equal_widths": True, "targets": ["encoder.layers.0"]}, "targeted alike"),
-        ([1.0], {"targets": ["encoder.layers.0.fc1", "encoder.layers.0.fc2"]}, "not all its linears are targeted"),
+        (
+            0.1,
+            {"structures": ["neurons"], "equal_widths": True, "targets": ["encoder.layers.0"]},
+            "targeted alike",
+        ),
+        (
+            [1.0],
+            {"targets": ["encoder.layers.0.fc1", "encoder.layers.0.fc2"]},
+            "not all its linears are targeted",
+        ),
     ],
 )
 def test_a_target_out_of_reach_is_refused(shares, options, words):
@@ -273,7 +326,10 @@ def test_a_target_out_of_reach_is_refused(shares, options, words):
     "spoil, words",
     [
         (lambda found: found["encoder"].pop(), "1 encoder layers, but encoder_layers is 2"),
-        (lambda found: found["encoder"][0].update(ffn=33), "ffn is to have 33 neurons, but 1 to 32 are possible"),
+        (
+            lambda found: found["encoder"][0].update(ffn=33),
+            "ffn is to have 33 neurons, but 1 to 32 are possible",
+        ),
         (lambda found: found["decoder"][0].pop("encoder_attn"), "encoder_attn is to have 0 heads"),
         (lambda found: found["encoder"][0].update(ffn=7), "misshapen|mismatch"),
     ],
@@ -284,17 +340,26 @@ def test_shapes_that_cannot_be_are_refused(tmp_path, spoil, words):
     raw = json.loads((save(model, tmp_path) / "config.json").read_text())
     spoil(raw["owl_shapes"])
     (tmp_path / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(whisper.ModelError, match=words):
+    with pytest.raises(ModelError, match=words):
         owl.load(tmp_path)
 
 
 @pytest.mark.parametrize("structures", [BOTH, ["neurons"], ["layers"]])
 def test_a_config_leads_to_the_structures_that_it_names(structures):
-    raw = load(ROOT / "configs" / "demo.json", {"pattern": "structured", "allocation": "uniform", "sparsity": 0.25})
-    config = raw.model_copy(update={"pruning": raw.pruning.model_copy(update={"structures": structures})})
+    raw = load(
+        ROOT / "configs" / "demo.json",
+        {"pattern": "structured", "allocation": "uniform", "sparsity": 0.25},
+    )
+    config = raw.model_copy(
+        update={"pruning": raw.pruning.model_copy(update={"structures": structures})}
+    )
     model, labels = make_model(), Labels(CLIPS, TEXTS, {}, None)
     every = whisper.blocks(model)
-    rows = oneshot.prune(config, model, tiny.make_processor(), every, labels, pruning.spread(every, [0.25] * 4))
+    rows = oneshot.prune(
+        config, model, tiny.make_processor(), every, labels, weights.spread(every, [0.25] * 4)
+    )
     assert 0.2 <= oneshot.removed_weights(rows) / 10_240 <= 0.3
     assert (len(whisper.blocks(model)) < 4) == (structures == ["layers"])
-    assert any(row.width < row.width_before for row in rows if row.structure == "heads") == (structures != ["neurons"])
+    assert any(row.width < row.width_before for row in rows if row.structure == "heads") == (
+        structures != ["neurons"]
+    )

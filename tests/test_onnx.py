@@ -1,7 +1,9 @@
-"""Against a reference: PyTorch itself. Encoder outputs, and greedy tokens of whole batches, are those of owl.decoding.
-Behaviour only: file, input and output names, what else lies in the folder, errors.
+"""Against a reference: PyTorch itself. Encoder outputs, and greedy tokens of whole batches, are
+those of owl.decoding. Behaviour only: file, input and output names, what else lies in the folder,
+errors.
 
-The tiny model is random, but made to say different things for different clips and steps; the bench model understands speech.
+The tiny model is random, but made to say different things for different clips and steps; the bench
+model understands speech.
 """
 
 import copy
@@ -12,15 +14,21 @@ import pytest
 import soundfile
 import torch
 
-from owl import onnx_graphs
-from owl.decoding import encode, input_features, torch_decoder
-from owl.onnx_model import OnnxWhisper, export_onnx, onnx_decoder
-from owl.whisper import ModelError, blocks, load
+from owl.errors import ModelError
+from owl.export import onnx_graphs
+from owl.export.onnx import OnnxWhisper, export_onnx, onnx_decoder
+from owl.model.decoding import encode, input_features, torch_decoder
+from owl.model.whisper import blocks, load
 from tests.tiny import END, START, make_model, make_processor
 
 GRAPHS = ["decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx"]
 SHARED = "decoder_model.onnx_data"  # the weights of both decoders
-CACHE = [f"{block}.{stack}.{which}" for block in (0, 1) for stack in ("decoder", "encoder") for which in ("key", "value")]
+CACHE = [
+    f"{block}.{stack}.{which}"
+    for block in (0, 1)
+    for stack in ("decoder", "encoder")
+    for which in ("key", "value")
+]
 # float32 sums taken in another order: about 1e-6 of values between 1 and 10
 ENCODER_TOLERANCE = 1e-4
 
@@ -29,7 +37,8 @@ def tiny():
     model = make_model(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64)
     with torch.no_grad():
         model.model.decoder.embed_positions.weight *= 4
-        model.proj_out.weight[END] = 1.05 * model.proj_out.weight[18]  # which it would say now and then: END beats it narrowly
+        # which it would say now and then: END beats it narrowly
+        model.proj_out.weight[END] = 1.05 * model.proj_out.weight[18]
     return model
 
 
@@ -73,7 +82,9 @@ def speech(shared) -> list[np.ndarray]:
 
 def test_a_batch_of_clips_that_end_at_different_steps_gets_the_tokens_that_pytorch_gives(exported):
     said = assert_same_tokens(*exported, noise())
-    assert len({len(one.tokens) for one in said}) > 2, "the clips end at one step: this shows nothing about ended rows"
+    assert len({len(one.tokens) for one in said}) > 2, (
+        "the clips end at one step: this shows nothing about ended rows"
+    )
 
 
 def test_one_clip_alone_gets_the_tokens_that_pytorch_gives(exported):
@@ -87,20 +98,26 @@ def test_a_cap_below_the_end_is_reported_by_both_runtimes(exported):
 
 def test_the_bench_model_says_the_same_through_both_runtimes(bench, speech):
     said = assert_same_tokens(*bench, speech, cap=50)
-    assert sum(not one.capped and len(one.tokens) > 3 for one in said) > len(said) / 2, "this is no real speech"
+    assert sum(not one.capped and len(one.tokens) > 3 for one in said) > len(said) / 2, (
+        "this is no real speech"
+    )
 
 
 def test_suppressed_tokens_are_suppressed_as_generate_does_it(tmp_path):
     model, processor = tiny(), make_processor()
     usual = torch_decoder(model, processor)(noise())
-    model.generation_config.suppress_tokens = sorted({token for one in usual for token in one.tokens})[:3]
+    model.generation_config.suppress_tokens = sorted(
+        {token for one in usual for token in one.tokens}
+    )[:3]
     export_onnx(model, processor, tmp_path)
     assert assert_same_tokens(model, processor, tmp_path, noise()) != usual
 
 
 def test_the_end_token_suppressed_at_the_beginning_comes_later(tmp_path):
     model, processor = tiny(), make_processor()
-    first = {one.tokens[0] if one.tokens else END for one in torch_decoder(model, processor)(noise())}
+    first = {
+        one.tokens[0] if one.tokens else END for one in torch_decoder(model, processor)(noise())
+    }
     model.generation_config.begin_suppress_tokens = sorted(first | {END})
     export_onnx(model, processor, tmp_path)
     said = assert_same_tokens(model, processor, tmp_path, noise())
@@ -111,7 +128,9 @@ def test_the_end_token_suppressed_at_the_beginning_comes_later(tmp_path):
 def test_greedy_takes_prompt_end_and_suppression_as_plain_lists(exported):
     model, processor, folder = exported
     features = input_features(model, processor, noise())
-    lists = dict(prompt=[START, 37], end=END, suppress=[38, 39], begin_suppress=[], max_new_tokens=22)
+    lists = dict(
+        prompt=[START, 37], end=END, suppress=[38, 39], begin_suppress=[], max_new_tokens=22
+    )
     assert OnnxWhisper(folder).greedy(features, **lists) == torch_decoder(model, processor)(noise())
 
 
@@ -126,11 +145,19 @@ def test_the_encoder_gives_what_pytorch_gives(which, request):
 def test_files_inputs_and_outputs_are_named_as_optimum_names_them(exported):
     _, _, folder = exported
     graphs = {name: onnx.load(folder / name).graph for name in GRAPHS}
-    names = {name: ([one.name for one in graph.input], [one.name for one in graph.output]) for name, graph in graphs.items()}
-    present, past = ([f"{prefix}.{name}" for name in CACHE] for prefix in ("present", "past_key_values"))
+    names = {
+        name: ([one.name for one in graph.input], [one.name for one in graph.output])
+        for name, graph in graphs.items()
+    }
+    present, past = (
+        [f"{prefix}.{name}" for name in CACHE] for prefix in ("present", "past_key_values")
+    )
     own = [name for name in present if ".decoder." in name]
     assert names["encoder_model.onnx"] == (["input_features"], ["last_hidden_state"])
-    assert names["decoder_model.onnx"] == (["input_ids", "encoder_hidden_states"], ["logits", *present])
+    assert names["decoder_model.onnx"] == (
+        ["input_ids", "encoder_hidden_states"],
+        ["logits", *present],
+    )
     assert names["decoder_with_past_model.onnx"] == (["input_ids", *past], ["logits", *own])
 
 
@@ -148,7 +175,13 @@ def test_the_graphs_pass_the_checker_and_leave_batch_and_text_length_open(export
 def test_the_folder_holds_configs_and_processor_and_nothing_left_over(exported):
     model, processor, folder = exported
     files = {path.name for path in folder.iterdir()}
-    assert files >= {*GRAPHS, "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"}
+    assert files >= {
+        *GRAPHS,
+        "config.json",
+        "generation_config.json",
+        "preprocessor_config.json",
+        "tokenizer.json",
+    }
     assert all(path.is_file() for path in folder.iterdir())
     assert {path for path in files if "onnx" in path} == {*GRAPHS, SHARED}
 
@@ -166,7 +199,9 @@ def test_weights_too_large_for_one_file_lie_beside_the_graph(monkeypatch, tmp_pa
     model, processor = tiny(), make_processor()
     written = export_onnx(model, processor, tmp_path)
     assert [path.name for path in written] == sorted([*GRAPHS, SHARED, "encoder_model.onnx_data"])
-    graph, weights = ((tmp_path / name).stat() for name in ("encoder_model.onnx", "encoder_model.onnx_data"))
+    graph, weights = (
+        (tmp_path / name).stat() for name in ("encoder_model.onnx", "encoder_model.onnx_data")
+    )
     assert graph.st_size < weights.st_size and graph.st_mode == weights.st_mode
     assert_same_tokens(model, processor, tmp_path, noise())
 
@@ -191,23 +226,43 @@ def test_a_pruned_model_keeps_its_zeros_and_its_tokens(tmp_path):
     linears = [linear for block in blocks(model) for linear in block.linears]
     with torch.no_grad():
         for linear in linears:
-            linear.module.weight[linear.module.weight.abs() < linear.module.weight.abs().median()] = 0
+            linear.module.weight[
+                linear.module.weight.abs() < linear.module.weight.abs().median()
+            ] = 0
     export_onnx(model, processor, tmp_path)
     assert_same_tokens(model, processor, tmp_path, noise())
-    wanted = sum((linear.module.weight == 0).sum().item() for linear in linears if not linear.name.startswith("decoder"))
-    matrices = [one for one in onnx.load(tmp_path / "encoder_model.onnx").graph.initializer if len(one.dims) == 2]
+    wanted = sum(
+        (linear.module.weight == 0).sum().item()
+        for linear in linears
+        if not linear.name.startswith("decoder")
+    )
+    matrices = [
+        one
+        for one in onnx.load(tmp_path / "encoder_model.onnx").graph.initializer
+        if len(one.dims) == 2
+    ]
     embedding = model.model.encoder.embed_positions.weight
-    zeros = sum((onnx.numpy_helper.to_array(one) == 0).sum() for one in matrices if list(one.dims) != list(embedding.shape))
+    zeros = sum(
+        (onnx.numpy_helper.to_array(one) == 0).sum()
+        for one in matrices
+        if list(one.dims) != list(embedding.shape)
+    )
     assert zeros == wanted
 
 
 def test_exporting_leaves_the_model_as_it_was(tmp_path):
     model = tiny().half().train()
     model.model.decoder.requires_grad_(False)
-    before, flags = copy.deepcopy(model.state_dict()), [one.requires_grad for one in model.parameters()]
+    before, flags = (
+        copy.deepcopy(model.state_dict()),
+        [one.requires_grad for one in model.parameters()],
+    )
     settings = model.config.to_dict(), model.config._attn_implementation
     export_onnx(model, make_processor(), tmp_path)
-    assert all(torch.equal(value, before[name]) and value.dtype == torch.float16 for name, value in model.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) and value.dtype == torch.float16
+        for name, value in model.state_dict().items()
+    )
     assert [one.requires_grad for one in model.parameters()] == flags and model.training
     assert (model.config.to_dict(), model.config._attn_implementation) == settings
 
@@ -239,5 +294,7 @@ def test_a_broken_graph_is_refused_by_name(exported, tmp_path):
     for path in exported[2].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "encoder_model.onnx").write_bytes(b"not a graph")
-    with pytest.raises(ModelError, match="(?s)cannot load .*encoder_model.onnx.*Export the folder again"):
+    with pytest.raises(
+        ModelError, match="(?s)cannot load .*encoder_model.onnx.*Export the folder again"
+    ):
         OnnxWhisper(tmp_path)

@@ -1,4 +1,5 @@
-"""A whole (tiny) model pruned: realised sparsities against the solvers' own counting, and sequential order against doing it by hand.
+"""A whole (tiny) model pruned: realised sparsities against the solvers' own counting, and
+sequential order against doing it by hand.
 
 Only behaviour: identity at 0, determinism, what is left alone.
 """
@@ -8,8 +9,9 @@ import copy
 import pytest
 import torch
 
-from owl import calibration, pruning, whisper
-from owl.solvers import METHODS, prune_weight
+from owl.kernels.solvers import METHODS, prune_weight
+from owl.model import whisper
+from owl.prune import calibration, weights
 from tests import tiny
 
 CLIPS = tiny.make_clips(24)
@@ -17,13 +19,17 @@ TEXTS = [[5 + index % 20, 6 + index % 7] for index in range(24)]
 
 
 def batches_of(model):
-    return calibration.prepare(model, tiny.make_processor(), CLIPS, TEXTS, language=None, padding="exclude", batch_size=8)
+    return calibration.prepare(
+        model, tiny.make_processor(), CLIPS, TEXTS, language=None, padding="exclude", batch_size=8
+    )
 
 
 def prune(model, sparsity, every=None, **options):
     every = every or whisper.blocks(model)
     by_block = [sparsity] * sum(bool(block.linears) for block in every)
-    return pruning.prune(model, every, batches_of(model), pruning.spread(every, by_block), **options)
+    return weights.prune(
+        model, every, batches_of(model), weights.spread(every, by_block), **options
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -31,13 +37,14 @@ def test_every_linear_reaches_its_target(method):
     model = tiny.make_model()
     rows = prune(model, 0.6, method=method)
     assert len(rows) == 32
-    slack = {"wanda": 1 / 16, "magnitude": 1 / 256, "alps": 1 / 256, "sparsegpt": 1 / 256}[
-        method
-    ]  # one weight per row, matrix, column block
+    # one weight per row, matrix, column block
+    slack = {"wanda": 1 / 16, "magnitude": 1 / 256, "alps": 1 / 256, "sparsegpt": 1 / 256}[method]
     for row in rows:
         assert row.target_sparsity == 0.6 and abs(row.sparsity - 0.6) <= slack
         assert 0 < row.error < 1
-    assert whisper.zero_count(whisper.blocks(model)) == sum(round(row.sparsity * row.weights) for row in rows)
+    assert whisper.zero_count(whisper.blocks(model)) == sum(
+        round(row.sparsity * row.weights) for row in rows
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -58,7 +65,10 @@ def test_a_second_run_gives_the_same_bits(method):
     first, second = tiny.make_model(), tiny.make_model()
     prune(first, 0.5, method=method)
     prune(second, 0.5, method=method)
-    assert all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+    assert all(
+        torch.equal(tensor, second.state_dict()[name])
+        for name, tensor in first.state_dict().items()
+    )
 
 
 def test_only_targeted_linears_change():
@@ -66,7 +76,9 @@ def test_only_targeted_linears_change():
     before = copy.deepcopy(model.state_dict())
     every, _ = whisper.select(whisper.blocks(model), ["decoder.layers"], ["decoder.layers.0.fc1"])
     prune(model, 0.5, every, method="wanda")
-    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    changed = {
+        name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+    }
     assert changed == {f"{linear.path}.weight" for block in every for linear in block.linears}
     assert len(changed) == 19
 
@@ -75,11 +87,20 @@ def test_a_later_block_is_solved_on_what_the_pruned_earlier_ones_produce():
     model, by_hand = tiny.make_model(), tiny.make_model()
     prune(model, 0.7, method="sparsegpt")
     for index in range(4):  # one fresh full pass per block, stopping at it
-        steps = calibration.walk(by_hand, whisper.blocks(by_hand), batches_of(by_hand), gram=True, modified=False, description="walk")
+        steps = calibration.walk(
+            by_hand,
+            whisper.blocks(by_hand),
+            batches_of(by_hand),
+            gram=True,
+            modified=False,
+            description="walk",
+        )
         block, statistics = next(step for position, step in enumerate(steps) if position == index)
         for linear in block.linears:
             gram = statistics[linear.name].gram
-            linear.module.weight.data.copy_(prune_weight(linear.module.weight.data, gram, method="sparsegpt", sparsity=0.7))
+            linear.module.weight.data.copy_(
+                prune_weight(linear.module.weight.data, gram, method="sparsegpt", sparsity=0.7)
+            )
     for name, tensor in by_hand.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
 
@@ -88,35 +109,60 @@ def test_the_error_is_that_of_the_outputs():
     inputs, before = torch.randn(50, 6), torch.randn(4, 6)
     after = before * (torch.rand(4, 6) > 0.5)
     direct = (inputs @ (before - after).T).square().sum() / (inputs @ before.T).square().sum()
-    assert pruning.relative_output_error(before, after, inputs.T @ inputs) == pytest.approx(direct.item(), rel=1e-4)  # float32 inputs
-    assert pruning.relative_output_error(torch.zeros(4, 6), torch.zeros(4, 6), inputs.T @ inputs) == 0
+    # float32 inputs
+    assert weights.relative_output_error(before, after, inputs.T @ inputs) == pytest.approx(
+        direct.item(), rel=1e-4
+    )
+    assert (
+        weights.relative_output_error(torch.zeros(4, 6), torch.zeros(4, 6), inputs.T @ inputs) == 0
+    )
 
 
 def test_a_solver_that_misses_its_target_is_caught(monkeypatch):
-    monkeypatch.setattr(pruning, "prune_weight", lambda weight, *rest, **options: weight)
+    monkeypatch.setattr(weights, "prune_weight", lambda weight, *rest, **options: weight)
     with pytest.raises(AssertionError, match="weights are zero, but"):
         prune(tiny.make_model(), 0.5, method="wanda")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_refitted_bias_restores_the_mean_output(method):
-    """On the first block the inputs are the dense model's: the mean change of every output must vanish."""
+    """On the first block the inputs are the dense model's: the mean change of every output must
+    vanish.
+    """
     model, dense = tiny.make_model(), tiny.make_model()
     first = whisper.blocks(model)[:1]
-    pruning.prune(model, first, batches_of(model), pruning.spread(first, [0.6]), method=method, bias_refit=True)
+    weights.prune(
+        model,
+        first,
+        batches_of(model),
+        weights.spread(first, [0.6]),
+        method=method,
+        bias_refit=True,
+    )
     for block, statistics in calibration.walk(
-        dense, whisper.blocks(dense)[:1], batches_of(dense), gram=True, modified=False, description="dense"
+        dense,
+        whisper.blocks(dense)[:1],
+        batches_of(dense),
+        gram=True,
+        modified=False,
+        description="dense",
     ):
         for before, after in zip(block.linears, first[0].linears):
             if before.module.bias is None:
                 continue
             seen = statistics[before.name]
-            change = (after.module.weight - before.module.weight).double() @ (seen.total / seen.rows)
-            assert torch.allclose(change, (before.module.bias - after.module.bias).double(), atol=1e-6)
+            change = (after.module.weight - before.module.weight).double() @ (
+                seen.total / seen.rows
+            )
+            assert torch.allclose(
+                change, (before.module.bias - after.module.bias).double(), atol=1e-6
+            )
 
 
 def test_a_dead_input_feature_may_cost_sparsegpt_more_than_the_target():
-    """A feature that is always zero is taken away whole (as published); the assertion on the realised sparsity allows for just that."""
+    """A feature that is always zero is taken away whole (as published); the assertion on the
+    realised sparsity allows for just that.
+    """
     model = tiny.make_model()
     norm = model.model.encoder.layers[0].final_layer_norm
     with torch.no_grad():

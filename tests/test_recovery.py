@@ -1,7 +1,9 @@
-"""Recovery of a tiny pruned Whisper. Against a reference: the loss of distillation against KL and errors written out, the block's error
-against a direct forward of both models, an interrupted training against an uninterrupted one (bit for bit), cropping against the full window.
+"""Recovery of a tiny pruned Whisper. Against a reference: the loss of distillation against KL and
+errors written out, the block's error against a direct forward of both models, an interrupted
+training against an uninterrupted one (bit for bit), cropping against the full window.
 
-Only behaviour: zeros stay zero, planted damage is repaired, nothing ends worse on the held-out clips than it began, refusals.
+Only behaviour: zeros stay zero, planted damage is repaired, nothing ends worse on the held-out
+clips than it began, refusals.
 """
 
 import copy
@@ -10,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from owl import augment, blockwise, calibration, distill, examples, pruning, recovery, training, whisper
-from owl.config import Config
-from owl.data import DataError
-from owl.experiment import Labels
-from owl.record import Run
+from owl.config.load import Config
+from owl.errors import DataError
+from owl.model import whisper
+from owl.prune import calibration, weights
+from owl.prune.calibration_text import Labels
+from owl.recover import blockwise, distill, examples, recovery, training
+from owl.run.record import Run
 from tests import tiny
 
 CLIPS = tiny.make_clips(24)
@@ -30,7 +34,9 @@ def make_model(**changes):
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Thousands of steps on tiny tensors: two threads that wait for each other on a busy machine take minutes instead of seconds."""
+    """Thousands of steps on tiny tensors: two threads that wait for each other on a busy machine
+    take minutes instead of seconds.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -39,7 +45,9 @@ def one_thread():
 
 def batches(model, chosen):
     clips, texts = CLIPS[chosen], TEXTS[chosen]
-    return calibration.prepare(model, PROCESSOR, clips, texts, language=None, padding="exclude", batch_size=4)
+    return calibration.prepare(
+        model, PROCESSOR, clips, texts, language=None, padding="exclude", batch_size=4
+    )
 
 
 def pruned_model(sparsity=0.6, **options):
@@ -47,7 +55,14 @@ def pruned_model(sparsity=0.6, **options):
     dense = make_model()
     model = copy.deepcopy(dense)
     every = whisper.blocks(model)
-    pruning.prune(model, every, batches(model, slice(0, 24)), pruning.spread(every, [sparsity] * 4), method="wanda", **options)
+    weights.prune(
+        model,
+        every,
+        batches(model, slice(0, 24)),
+        weights.spread(every, [sparsity] * 4),
+        method="wanda",
+        **options,
+    )
     return model, dense, every
 
 
@@ -57,16 +72,26 @@ def answers(dense):
 
 def train(model, dense, every, **options):
     settings = dict(language=None, rate=3e-3, batch_size=6, seed=0, steps=40) | options
-    return distill.distill(model, dense, PROCESSOR, every, EXAMPLES[:18], answers(dense), **settings)
+    return distill.distill(
+        model, dense, PROCESSOR, every, EXAMPLES[:18], answers(dense), **settings
+    )
 
 
 def block_by_block(model, dense, every, epochs=4, rate=3e-3):
     parts = [batches(model, chosen) for chosen in (slice(0, 18), slice(18, 24))]
-    return list(blockwise.recover_blocks(model, dense, every, whisper.blocks(dense), *parts, epochs=epochs, rate=rate, seed=0))
+    return list(
+        blockwise.recover_blocks(
+            model, dense, every, whisper.blocks(dense), *parts, epochs=epochs, rate=rate, seed=0
+        )
+    )
 
 
 def zeros(every):
-    return {linear.name: linear.module.weight.detach() == 0 for block in every for linear in block.linears}
+    return {
+        linear.name: linear.module.weight.detach() == 0
+        for block in every
+        for linear in block.linears
+    }
 
 
 @pytest.mark.parametrize("recover", [train, block_by_block])
@@ -76,9 +101,12 @@ def test_zeros_stay_exactly_zero_and_kept_weights_move(recover, pattern):
     masks, before = zeros(every), copy.deepcopy(model.state_dict())
     recover(model, dense, every)
     assert all(torch.equal(mask, zeros(every)[name]) for name, mask in masks.items())
-    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    moved = {
+        name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+    }
     assert {f"{linear.path}.weight" for block in every for linear in block.linears} <= moved
-    assert all(".layers." in name for name in moved)  # embeddings, convolutions and the final norms are the dense model's
+    # embeddings, convolutions and the final norms are the dense model's
+    assert all(".layers." in name for name in moved)
 
 
 @pytest.mark.parametrize("recover", [train, block_by_block])
@@ -114,18 +142,29 @@ def test_blockwise_lowers_every_blocks_held_out_error_and_the_divergence():
 def test_a_learning_rate_that_ruins_everything_leaves_each_block_as_good_as_it_was():
     model, dense, every = pruned_model()
     rows = block_by_block(model, dense, every, rate=30.0)
-    assert rows[0].after <= rows[0].before < 1  # what the first block began with does not depend on others
+    # what the first block began with does not depend on others
+    assert rows[0].after <= rows[0].before < 1
     assert all(row.after <= row.before for row in rows)
 
 
 def test_a_blocks_error_is_that_of_its_output_on_the_two_models_own_inputs():
     model, dense, every = pruned_model()
-    (last,) = [row for row in block_by_block(model, dense, every, epochs=1) if row.block == "decoder.1"]
+    (last,) = [
+        row for row in block_by_block(model, dense, every, epochs=1) if row.block == "decoder.1"
+    ]
     off = scale = 0.0
     for clip, text in zip(CLIPS[18:], TEXTS[18:]):
-        batch = examples.pad(dense, PROCESSOR, [examples.Example(clip.audio, text)], language=None, crop=False)
-        ours, theirs = (whisper.teacher_forced(one, batch.features, batch.tokens)[0]["decoder.1"] for one in (model, dense))
-        off, scale = off + (ours - theirs).square().sum().item(), scale + theirs.square().sum().item()
+        batch = examples.pad(
+            dense, PROCESSOR, [examples.Example(clip.audio, text)], language=None, crop=False
+        )
+        ours, theirs = (
+            whisper.teacher_forced(one, batch.features, batch.tokens)[0]["decoder.1"]
+            for one in (model, dense)
+        )
+        off, scale = (
+            off + (ours - theirs).square().sum().item(),
+            scale + theirs.square().sum().item(),
+        )
     assert last.after == pytest.approx(off / scale, rel=1e-4)  # float32, another batching
 
 
@@ -166,23 +205,38 @@ def test_the_loss_is_the_divergence_and_the_relative_errors_written_out():
     model, dense, _ = pruned_model()
     batch = examples.pad(dense, PROCESSOR, EXAMPLES[:3], language=None, crop=True)
     kl, hidden = distill.losses(model, distill.target(dense, batch))
-    (ours, our_logits), (theirs, their_logits) = (whisper.teacher_forced(one, batch.features, batch.tokens) for one in (model, dense))
+    (ours, our_logits), (theirs, their_logits) = (
+        whisper.teacher_forced(one, batch.features, batch.tokens) for one in (model, dense)
+    )
     by_hand, (p, q) = 0.0, (logits.softmax(-1) for logits in (their_logits, our_logits))
     for clip, example in enumerate(EXAMPLES[:3]):
-        for position in range(1, 2 + len(example.tokens)):  # the prompt has two tokens; its last one predicts the first of the text
-            by_hand += (p[clip, position] * (p[clip, position] / q[clip, position]).log()).sum().item()
+        for position in range(
+            1, 2 + len(example.tokens)
+        ):  # the prompt has two tokens; its last one predicts the first of the text
+            by_hand += (
+                (p[clip, position] * (p[clip, position] / q[clip, position]).log()).sum().item()
+            )
     assert kl.item() == pytest.approx(by_hand, rel=1e-4)
     errors = {}
     for name in ours:
         rows = batch.frames if name.startswith("encoder") else batch.counted
-        errors[name] = ((ours[name] - theirs[name])[rows].square().sum() / theirs[name][rows].square().sum()).item()
-    stacks = [[error for name, error in errors.items() if name.startswith(stack)] for stack in ("encoder", "decoder")]
-    assert hidden.item() == pytest.approx(sum(sum(stack) / len(stack) for stack in stacks), rel=1e-4)
+        errors[name] = (
+            (ours[name] - theirs[name])[rows].square().sum() / theirs[name][rows].square().sum()
+        ).item()
+    stacks = [
+        [error for name, error in errors.items() if name.startswith(stack)]
+        for stack in ("encoder", "decoder")
+    ]
+    assert hidden.item() == pytest.approx(
+        sum(sum(stack) / len(stack) for stack in stacks), rel=1e-4
+    )
 
 
 def test_models_of_different_depth_share_the_two_outputs():
     deep, shallow = make_model(), make_model(decoder_layers=1)
-    wanted = distill.target(deep, examples.pad(deep, PROCESSOR, EXAMPLES[:3], language=None, crop=True))
+    wanted = distill.target(
+        deep, examples.pad(deep, PROCESSOR, EXAMPLES[:3], language=None, crop=True)
+    )
     assert all(torch.isfinite(loss) and loss > 0 for loss in distill.losses(shallow, wanted))
 
 
@@ -207,7 +261,10 @@ def test_an_interrupted_training_goes_on_and_gives_the_same_bits(tmp_path, monke
     again, dense, every = pruned_model()
     resumed = train(again, dense, every, **resumable)
     assert len(calls) == 27 + 40 - 26  # 26 steps were kept
-    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in reference.state_dict().items())
+    assert all(
+        torch.equal(tensor, again.state_dict()[name])
+        for name, tensor in reference.state_dict().items()
+    )
     assert [row["kl"] for row in resumed.curve] == [row["kl"] for row in whole.curve]
     assert not list(state.parent.iterdir())
 
@@ -222,14 +279,17 @@ def test_a_state_of_another_training_is_not_taken(tmp_path):
 def test_a_budget_of_minutes_ends_in_time():
     model, dense, every = pruned_model()
     course = train(model, dense, every, steps=None, minutes=0.02)
-    assert 1.2 <= course.seconds < 4 and course.steps > 3  # one step and one look may follow the last that began in time
+    # one step and one look may follow the last that began in time
+    assert 1.2 <= course.seconds < 4 and course.steps > 3
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero():
     assert training.learning_rate(1.0, 0.0) == pytest.approx(0.2)
     assert training.learning_rate(1.0, 0.5) == pytest.approx(0.5)
     assert training.learning_rate(1.0, 1.0) == pytest.approx(0.0)
-    assert training.learning_rate(1.0, 0.05) > max(training.learning_rate(1.0, share) for share in (0.0, 0.02, 0.2))
+    assert training.learning_rate(1.0, 0.05) > max(
+        training.learning_rate(1.0, share) for share in (0.0, 0.02, 0.2)
+    )
 
 
 # --- examples
@@ -238,17 +298,24 @@ def test_the_learning_rate_warms_up_and_ends_at_zero():
 def test_a_pass_visits_every_example_once_in_batches_of_like_length():
     lengths = [len(clip.audio) for clip in CLIPS]
     batches = examples.order(lengths, 4, seed=0, epoch=0)
-    assert sorted(index for batch in batches for index in batch) == list(range(24)) and len(batches) == examples.batches_per_pass(24, 4)
+    assert sorted(index for batch in batches for index in batch) == list(range(24)) and len(
+        batches
+    ) == examples.batches_per_pass(24, 4)
     spread = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches]
     assert np.mean(spread) < 0.5 * (max(lengths) - min(lengths))
     assert examples.order(lengths, 4, 0, 0) == batches != examples.order(lengths, 4, 0, 1)
-    assert [len(examples.order(lengths[:n], 4, 0, 0)) for n in (1, 4, 17, 23)] == [examples.batches_per_pass(n, 4) for n in (1, 4, 17, 23)]
+    assert [len(examples.order(lengths[:n], 4, 0, 0)) for n in (1, 4, 17, 23)] == [
+        examples.batches_per_pass(n, 4) for n in (1, 4, 17, 23)
+    ]
 
 
 def test_a_cropped_window_is_the_start_of_the_full_one():
     dense = make_model()
-    short = [examples.Example(one.audio[:1600], one.tokens) for one in EXAMPLES[:4]]  # 5 of 20 frames
-    whole, cropped = (examples.pad(dense, PROCESSOR, short, language=None, crop=crop) for crop in (False, True))
+    # 5 of 20 frames
+    short = [examples.Example(one.audio[:1600], one.tokens) for one in EXAMPLES[:4]]
+    whole, cropped = (
+        examples.pad(dense, PROCESSOR, short, language=None, crop=crop) for crop in (False, True)
+    )
     assert (whole.features.shape[2], cropped.features.shape[2]) == (40, 14)
     assert torch.equal(whole.features[:, :, :14], cropped.features)
     assert whole.frames.sum() == cropped.frames.sum() == 20
@@ -261,14 +328,20 @@ def test_our_forward_is_the_models_own():
     batch = examples.pad(dense, PROCESSOR, EXAMPLES[:4], language=None, crop=False)
     own = dense(input_features=batch.features, decoder_input_ids=batch.tokens)
     states, logits = whisper.teacher_forced(dense, batch.features, batch.tokens)
-    assert torch.allclose(logits, own.logits, atol=1e-5) and torch.allclose(states["encoder"], own.encoder_last_hidden_state, atol=1e-5)
+    assert torch.allclose(logits, own.logits, atol=1e-5) and torch.allclose(
+        states["encoder"], own.encoder_last_hidden_state, atol=1e-5
+    )
 
 
 def test_joined_examples_are_whole_clips_with_their_texts_within_the_window(monkeypatch):
     monkeypatch.setattr(examples, "augment", lambda audio, draw, limit: audio)
     limit, text = whisper.window_samples(PROCESSOR), PROCESSOR.tokenizer.decode
-    ids = [PROCESSOR.tokenizer(f"text {index}", add_special_tokens=False).input_ids for index in range(6)]
-    plain = [examples.Example(clip.audio[:1700], tokens) for clip, tokens in zip(CLIPS, ids)]  # up to three in a window
+    ids = [
+        PROCESSOR.tokenizer(f"text {index}", add_special_tokens=False).input_ids
+        for index in range(6)
+    ]
+    # up to three in a window
+    plain = [examples.Example(clip.audio[:1700], tokens) for clip, tokens in zip(CLIPS, ids)]
     rounds = [examples.altered(plain, plain, PROCESSOR, 0, step) for step in range(40)]
     parts = [len(one.audio) // 1700 for heard in rounds for one in heard]
     assert set(parts) == {1, 2, 3} and 3 * 1700 <= limit < 4 * 1700
@@ -276,8 +349,13 @@ def test_joined_examples_are_whole_clips_with_their_texts_within_the_window(monk
     for heard in rounds:
         for one, first in zip(heard, plain):
             sources = [int(word) for word in text(one.tokens).split()[1::2]]
-            assert np.array_equal(one.audio, np.concatenate([plain[index].audio for index in sources]))
-            assert text(one.tokens) == " ".join(f"text {index}" for index in sources) and plain[sources[0]] is first
+            assert np.array_equal(
+                one.audio, np.concatenate([plain[index].audio for index in sources])
+            )
+            assert (
+                text(one.tokens) == " ".join(f"text {index}" for index in sources)
+                and plain[sources[0]] is first
+            )
 
 
 def test_the_same_seed_and_step_alter_alike():
@@ -285,7 +363,9 @@ def test_the_same_seed_and_step_alter_alike():
         return examples.altered(EXAMPLES[:8], EXAMPLES, PROCESSOR, seed, step)
 
     def alike(one, other):
-        return all(a.tokens == b.tokens and np.array_equal(a.audio, b.audio) for a, b in zip(one, other))
+        return all(
+            a.tokens == b.tokens and np.array_equal(a.audio, b.audio) for a, b in zip(one, other)
+        )
 
     assert alike(drawn(0, 3), drawn(0, 3))
     assert not alike(drawn(0, 3), drawn(0, 4)) and not alike(drawn(0, 3), drawn(1, 3))
@@ -295,11 +375,16 @@ def test_augmentation_stays_within_its_limits():
     audio = np.sin(np.arange(4000) / 10).astype(np.float32)
     lengths, powers = [], []
     for seed in range(60):
-        heard = augment.augment(audio, np.random.default_rng(seed), 4200)
+        heard = examples.augment(audio, np.random.default_rng(seed), 4200)
         assert heard.dtype == np.float32 and np.isfinite(heard).all()
-        lengths.append(len(heard)), powers.append(10 * np.log10(np.mean(heard**2) / np.mean(audio**2)))
-    assert 3600 <= min(lengths) < 3800 and max(lengths) == 4200  # ±10 %, and no longer than the window
-    assert -6.1 < min(powers) < -4 and 4 < max(powers) < 6.5  # ±6 dB, and noise of at most a tenth of the power
+        (
+            lengths.append(len(heard)),
+            powers.append(10 * np.log10(np.mean(heard**2) / np.mean(audio**2))),
+        )
+    # ±10 %, and no longer than the window
+    assert 3600 <= min(lengths) < 3800 and max(lengths) == 4200
+    # ±6 dB, and noise of at most a tenth of the power
+    assert -6.1 < min(powers) < -4 and 4 < max(powers) < 6.5
 
 
 # --- of a run
@@ -311,14 +396,22 @@ def labels(count):
 
 def test_every_eighth_clip_is_held_out_and_at_least_one():
     learned, held_out = labels(17).hold_out(recovery.HELD_OUT_EVERY)
-    assert [clip.id for clip in held_out.clips] == ["clip7", "clip15"] and held_out.tokens == [TEXTS[7], TEXTS[15]]
-    assert len(learned.clips) == 15 and not {clip.id for clip in learned.clips} & {"clip7", "clip15"}
+    assert [clip.id for clip in held_out.clips] == ["clip7", "clip15"] and held_out.tokens == [
+        TEXTS[7],
+        TEXTS[15],
+    ]
+    assert len(learned.clips) == 15 and not {clip.id for clip in learned.clips} & {
+        "clip7",
+        "clip15",
+    }
     assert [len(part.clips) for part in labels(3).hold_out(recovery.HELD_OUT_EVERY)] == [2, 1]
 
 
 def test_a_single_calibration_clip_is_too_few(tmp_path):
     with pytest.raises(DataError, match="at least 2 calibration clips"):
-        recovery.lessons_of(run_of(tmp_path, recovery="blockwise").config, None, PROCESSOR, labels(1))
+        recovery.lessons_of(
+            run_of(tmp_path, recovery="blockwise").config, None, PROCESSOR, labels(1)
+        )
 
 
 def run_of(tmp_path, **pruning):
@@ -329,33 +422,63 @@ def run_of(tmp_path, **pruning):
 def after_recovery(run, number=1):
     model, dense, every = pruned_model()
     lessons = recovery.lessons_of(run.config, dense, PROCESSOR, labels(24))
-    return recovery.recover(run, lessons, model, dense, PROCESSOR, every, number, sparsity=0.6), lessons, model
+    return (
+        recovery.recover(run, lessons, model, dense, PROCESSOR, every, number, sparsity=0.6),
+        lessons,
+        model,
+    )
 
 
 @pytest.mark.parametrize("method, steps", [("blockwise", 2 * 4 * 4), ("distill", 2 * 4 * 4 + 6)])
 def test_a_round_says_what_it_cost_and_what_it_gave(tmp_path, method, steps):
     row, lessons, model = after_recovery(run_of(tmp_path, recovery=method))
-    assert (row["method"], row["round"], row["steps"]) == (method, 1, steps) and row["sparsity"] == pytest.approx(0.6, abs=0.05)
-    assert row["held_out_kl_after"] == distill.divergence(model, lessons.answers) < row["held_out_kl_before"] == row["curve"][0]["kl"]
+    assert (row["method"], row["round"], row["steps"]) == (method, 1, steps) and row[
+        "sparsity"
+    ] == pytest.approx(0.6, abs=0.05)
+    assert (
+        row["held_out_kl_after"]
+        == distill.divergence(model, lessons.answers)
+        < row["held_out_kl_before"]
+        == row["curve"][0]["kl"]
+    )
     assert (len(row["blocks"]), row["seconds"] > 0) == (4, True)
     result = recovery.summary(lessons, [row])
-    assert (result["clips"], result["held_out_clips"]) == (21, 3) and result["minutes"] == row["seconds"] / 60
+    assert (result["clips"], result["held_out_clips"]) == (21, 3) and result["minutes"] == row[
+        "seconds"
+    ] / 60
     assert f"Recovery by {method}" in recovery.sentence(result)
 
 
 def test_no_recovery_touches_and_measures_nothing(tmp_path):
     row, lessons, model = after_recovery(run_of(tmp_path))
     expected, _, _ = pruned_model()
-    assert lessons is None and (row["steps"], row["held_out_kl_before"], row["curve"]) == (0, None, [])
-    assert all(torch.equal(tensor, expected.state_dict()[name]) for name, tensor in model.state_dict().items())
-    assert recovery.sentence(recovery.summary(lessons, [row])) == "No recovery: this is the one-shot model."
+    assert lessons is None and (row["steps"], row["held_out_kl_before"], row["curve"]) == (
+        0,
+        None,
+        [],
+    )
+    assert all(
+        torch.equal(tensor, expected.state_dict()[name])
+        for name, tensor in model.state_dict().items()
+    )
+    assert (
+        recovery.sentence(recovery.summary(lessons, [row]))
+        == "No recovery: this is the one-shot model."
+    )
     assert recovery.curve([row]).empty
 
 
 @pytest.mark.parametrize("method, steps", [("blockwise", 3 * 4 * 4), ("distill", 3 * 4)])
 def test_before_the_last_round_recovery_is_pruning_frequency_passes_long(tmp_path, method, steps):
-    run = run_of(tmp_path, recovery=method, pruning_schedule="cubic", pruning_iterations=2, pruning_frequency=3)
-    assert after_recovery(run, number=1)[0]["steps"] == steps  # 21 clips in batches of 6: 4 a pass; blockwise over 4 blocks
+    run = run_of(
+        tmp_path,
+        recovery=method,
+        pruning_schedule="cubic",
+        pruning_iterations=2,
+        pruning_frequency=3,
+    )
+    # 21 clips in batches of 6: 4 a pass; blockwise over 4 blocks
+    assert after_recovery(run, number=1)[0]["steps"] == steps
 
 
 def test_half_precision_is_trained_in_single_and_comes_back_in_half(tmp_path):
@@ -371,10 +494,7 @@ def test_half_precision_is_trained_in_single_and_comes_back_in_half(tmp_path):
 def test_the_curve_of_several_rounds_runs_on_one_clock():
     curves = (
         [{"step": 0, "minutes": 0.0, "kl": 0.5}, {"step": 9, "minutes": 1.0, "kl": 0.2}],
-        [
-            {"step": 0, "minutes": 0.0, "kl": 0.9},
-            {"step": 4, "minutes": 0.5, "kl": 0.3},
-        ],
+        [{"step": 0, "minutes": 0.0, "kl": 0.9}, {"step": 4, "minutes": 0.5, "kl": 0.3}],
     )
     rounds = [
         {"round": number, "seconds": seconds, "curve": one, "held_out_kl_after": kept}
@@ -382,14 +502,24 @@ def test_the_curve_of_several_rounds_runs_on_one_clock():
     ]
     table = recovery.curve(rounds)
     assert table.kept.tolist() == [0.2, 0.2, 0.3, 0.3]
-    assert table.minutes.tolist() == [0.0, 1.0, 1.0, 1.5] and table["round"].tolist() == [1, 1, 2, 2]
+    assert table.minutes.tolist() == [0.0, 1.0, 1.0, 1.5] and table["round"].tolist() == [
+        1,
+        1,
+        2,
+        2,
+    ]
 
 
 def test_rounds_are_kept_only_where_the_config_asks(tmp_path):
     model, run = make_model(), run_of(tmp_path)
     recovery.keep_round(run, model, PROCESSOR, 1)
     assert not (tmp_path / "checkpoints").exists()
-    asked = Run("mine", tmp_path, Config.model_validate({"output": {"save_pruned_checkpoints": True}}))
+    asked = Run(
+        "mine", tmp_path, Config.model_validate({"output": {"save_pruned_checkpoints": True}})
+    )
     recovery.keep_round(asked, model, PROCESSOR, 2)
     loaded, _ = whisper.load(str(tmp_path / "checkpoints" / "round-2"))
-    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(tensor, loaded.state_dict()[name])
+        for name, tensor in model.state_dict().items()
+    )

@@ -1,4 +1,6 @@
-"""Runs and reports: artefacts whole or absent, provenance, pages that open offline. All of it is behaviour."""
+"""Runs and reports: artefacts whole or absent, provenance, pages that open offline. All of it is
+behaviour.
+"""
 
 import json
 import re
@@ -6,8 +8,10 @@ import re
 import nbformat
 import pytest
 
-from owl import execute, record, report, whole
-from owl.config import load
+from owl.config.load import load
+from owl.errors import MissingArtefact
+from owl.report import pages
+from owl.run import execute, files, provenance, record
 from tests.conftest import ROOT
 
 
@@ -21,9 +25,15 @@ def test_an_artefact_carries_its_provenance_and_is_read_back(run):
     read = run.read("thing", made_by="01_outlier_analysis")
     assert read["value"] == 0.25 and read["peak_rss_bytes"] > 10**7
     facts = read["provenance"]
-    assert facts["packages"]["torch"].startswith("2.13.0") and facts["seed"] == 0 and facts["device"] == "cpu"
+    assert (
+        facts["packages"]["torch"].startswith("2.13.0")
+        and facts["seed"] == 0
+        and facts["device"] == "cpu"
+    )
     assert facts["config"]["model"]["name"] == "models/demo"  # no path of a machine
-    assert facts["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+changes)?", facts["git_commit"])
+    assert facts["git_commit"] is None or re.fullmatch(
+        r"[0-9a-f]{40}(\+changes)?", facts["git_commit"]
+    )
 
 
 def test_a_value_that_is_not_json_leaves_no_file(run):
@@ -33,20 +43,23 @@ def test_a_value_that_is_not_json_leaves_no_file(run):
 
 
 def test_a_missing_artefact_names_itself_and_the_notebook_that_makes_it(run):
-    with pytest.raises(record.MissingArtefact, match="runs/mine/outliers.json is not there: run the notebook 01_outlier_analysis"):
+    with pytest.raises(
+        MissingArtefact,
+        match="runs/mine/outliers.json is not there: run the notebook 01_outlier_analysis",
+    ):
         run.read("outliers", made_by="01_outlier_analysis")
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "model"
-    with whole.whole_folder(target) as folder:
+    with files.whole_folder(target) as folder:
         (folder / "weights").write_text("old")
-    with pytest.raises(KeyboardInterrupt), whole.whole_folder(target) as folder:
+    with pytest.raises(KeyboardInterrupt), files.whole_folder(target) as folder:
         (folder / "weights").write_text("half")
         raise KeyboardInterrupt
     assert (target / "weights").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    with whole.whole_folder(target) as folder:
+    with files.whole_folder(target) as folder:
         (folder / "other").write_text("new")
     assert [path.name for path in target.iterdir()] == ["other"]
     assert record.folder_bytes(target) == 3
@@ -76,7 +89,7 @@ def page():
     hidden = nbformat.v4.new_code_cell("helper_input = 1", metadata={"tags": ["hide-input"]})
     gone = nbformat.v4.new_code_cell("never_shown = 1", metadata={"tags": ["remove-cell"]})
     notebook.cells = [nbformat.v4.new_markdown_cell("# What now?\n\ntext"), shown, hidden, gone]
-    return report.render_notebook(notebook, report.title_of(notebook), "<b>links</b>")
+    return pages.render_notebook(notebook, pages.title_of(notebook), "<b>links</b>")
 
 
 def test_a_page_hides_by_tag_and_leaves_out_progress_bars(page):
@@ -86,7 +99,11 @@ def test_a_page_hides_by_tag_and_leaves_out_progress_bars(page):
 
 def test_a_page_escapes_text_and_fetches_nothing(page):
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page
-    assert not re.search(r'(src|href)="(https?:)?//', page) and "@import" not in page and "url(" not in page
+    assert (
+        not re.search(r'(src|href)="(https?:)?//', page)
+        and "@import" not in page
+        and "url(" not in page
+    )
 
 
 def test_the_index_escapes_dataset_names_and_states_the_computed_values():
@@ -100,7 +117,14 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         "rtfx": 9.0,
         "cap_hits": 0,
     }
-    dataset = {"name": "<script>x</script>", "clips": 3, "words": 60, "dense": one, "pruned": one | {"wer": 0.25}, "difference": 0.15}
+    dataset = {
+        "name": "<script>x</script>",
+        "clips": 3,
+        "words": 60,
+        "dense": one,
+        "pruned": one | {"wer": 0.25},
+        "difference": 0.15,
+    }
     dataset |= {"difference_interval": [0.1, 0.2], "kl": 0.0123}
     export = {
         "format": "hf",
@@ -112,13 +136,28 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         "rtfx": 8.0,
         "loads_in": "<b>",
     }
-    dense_export = {"format": "dense fp16", "runtime": "pytorch", "bytes": 2345678, "ratio": 1.0, "wer": 0.1, "rtfx": 9.0}
+    dense_export = {
+        "format": "dense fp16",
+        "runtime": "pytorch",
+        "bytes": 2345678,
+        "ratio": 1.0,
+        "wer": 0.1,
+        "rtfx": 9.0,
+    }
     others = {
         "dense_exports": [dense_export],
         "not_exported": [{"format": "ct2", "reason": "<i>heads</i>"}],
         "recommendation": ["<u>ship</u>"],
     }
-    facts = {"git_commit": None, "packages": {"torch": "2"}, "python": "3", "platform": "p", "device": "cpu", "seed": 0, "config": {}}
+    facts = {
+        "git_commit": None,
+        "packages": {"torch": "2"},
+        "python": "3",
+        "platform": "p",
+        "device": "cpu",
+        "seed": 0,
+        "config": {},
+    }
     summary = {
         "model": "m",
         "sparsity_prunable": 0.4957,
@@ -135,7 +174,7 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         "datasets": [dataset],
     }
     figures = {"layer_allocation": "", "deployment": ""}
-    text = report.render_index(
+    text = pages.render_index(
         "mine",
         summary | others | {"exports": [export], "provenance": facts},
         1.5,
@@ -143,14 +182,38 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         [{"file": "a.html", "title": "A?", "seconds": 1}],
     )
     assert "<script" not in text and "&lt;script&gt;x" in text
-    assert all(words in text for words in ("10.00 %", "25.00 %", "+15.00 %", "49.57 %", "1,234,567 bytes", "0.0123", "2.00 GB"))
+    assert all(
+        words in text
+        for words in (
+            "10.00 %",
+            "25.00 %",
+            "+15.00 %",
+            "49.57 %",
+            "1,234,567 bytes",
+            "0.0123",
+            "2.00 GB",
+        )
+    )
     assert all(words in text for words in ("dense fp16", "2,345,678", "&lt;u&gt;ship", "&lt;b&gt;"))
     assert "one-shot" in text and "WER pruned" in text and "recovered" not in text
     result = {"minutes": 4.26, "held_out_kl_before": 0.49, "held_out_kl_after": 0.08}
-    summary |= {"recovery": "distill", "recovery_result": result, "exports": [], "provenance": facts}
-    text = report.render_index("mine", summary | others, 1.5, figures, [])
+    summary |= {
+        "recovery": "distill",
+        "recovery_result": result,
+        "exports": [],
+        "provenance": facts,
+    }
+    text = pages.render_index("mine", summary | others, 1.5, figures, [])
     assert "one-shot" not in text and "WER pruned" not in text
-    assert all(words in text for words in ("WER recovered", "recovered by distill", "4.3 min", "0.4900 before, 0.0800 after"))
+    assert all(
+        words in text
+        for words in (
+            "WER recovered",
+            "recovered by distill",
+            "4.3 min",
+            "0.4900 before, 0.0800 after",
+        )
+    )
 
 
 def test_every_committed_config_is_json_that_people_can_copy():
@@ -159,23 +222,37 @@ def test_every_committed_config_is_json_that_people_can_copy():
 
 
 def test_a_folder_of_others_files_carries_its_provenance_beside_them(tmp_path, run):
-    record.write_provenance(tmp_path, run.config)
+    provenance.write_provenance(tmp_path, run.config)
     facts = json.loads((tmp_path / "provenance.json").read_text())
-    assert facts == json.loads(json.dumps(record.provenance(run.config))) and facts["config"]["model"]["name"] == "models/demo"
+    assert (
+        facts == json.loads(json.dumps(provenance.collect(run.config)))
+        and facts["config"]["model"]["name"] == "models/demo"
+    )
 
 
 @pytest.fixture
 def notebook_of(tmp_path, monkeypatch):
-    """`notebook_of(source)` executes a one-cell notebook of a run in a repository at tmp_path; returns (exit code, its output path)."""
+    """`notebook_of(source)` executes a one-cell notebook of a run in a repository at tmp_path;
+    returns (exit code, its output path).
+    """
     monkeypatch.setattr(execute, "ROOT", tmp_path)
 
     def go(source: str):
         path, output = tmp_path / "01_some.ipynb", tmp_path / "reports" / "mine" / "01_some.ipynb"
         output.parent.mkdir(parents=True)
         (output.parent / "index.html").write_text("an earlier claim")
-        cell = nbformat.v4.new_code_cell("config: str = ''\nrun: str = ''", metadata={"tags": ["parameters"]})
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_code_cell(source)], metadata=kernel), path)
+        cell = nbformat.v4.new_code_cell(
+            "config: str = ''\nrun: str = ''", metadata={"tags": ["parameters"]}
+        )
+        kernel = {
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        }
+        nbformat.write(
+            nbformat.v4.new_notebook(
+                cells=[cell, nbformat.v4.new_code_cell(source)], metadata=kernel
+            ),
+            path,
+        )
         return execute.main(path, output, "mine", "1/1"), output
 
     return go
@@ -189,7 +266,9 @@ def notebook_of(tmp_path, monkeypatch):
     ],
     ids=["a dead kernel", "an error"],
 )
-def test_a_notebook_that_stops_says_why_in_one_last_line_and_leaves_no_claim(notebook_of, capfd, source, words):
+def test_a_notebook_that_stops_says_why_in_one_last_line_and_leaves_no_claim(
+    notebook_of, capfd, source, words
+):
     code, output = notebook_of(source)
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert code == 1 and re.match(f"error: 01_some stopped: .*{words}", last)

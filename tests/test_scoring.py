@@ -1,6 +1,8 @@
-"""Error counts against references: hand-worked numbers and a slow edit distance in this file. Normalisers: known pairs.
+"""Error counts against references: hand-worked numbers and a slow edit distance in this file.
+Normalisers: known pairs.
 
-Only behaviour: bootstrap invariants (seed, pairing, speakers), undefined cases, loops, the HTML of alignments.
+Only behaviour: bootstrap invariants (seed, pairing, speakers), undefined cases, loops, the HTML of
+alignments.
 """
 
 import random
@@ -8,8 +10,8 @@ import random
 import numpy as np
 import pytest
 
-from owl.intervals import FEWEST_GROUPS, paired_difference, wer_interval
-from owl.scoring import alignment_html, clip_errors, is_repetitive, normalize, score, worst
+from owl.kernels.intervals import FEWEST_GROUPS, paired_difference, wer_interval
+from owl.kernels.scoring import alignment_html, clip_errors, is_repetitive, normalize, score, worst
 
 
 def edit_distance(left, right):
@@ -35,13 +37,16 @@ def some_errors(clips=60, seed=0):
 
 def test_a_hand_worked_pair_of_clips():
     # clip 1: "cat" became "bat"; clip 2: "two" is missing and "five" is extra → 3 errors in 7 words
-    result = score(["the cat sat", "one two three four"], ["the bat sat", "one three four five"], "none")
+    result = score(
+        ["the cat sat", "one two three four"], ["the bat sat", "one three four five"], "none"
+    )
     assert (result.substitutions, result.deletions, result.insertions, result.words) == (1, 1, 1, 7)
     assert result.wer == 3 / 7
 
 
 def test_the_character_error_rate_counts_spaces():
-    assert score(["the cat sat"], ["the bat s at"], "none").cer == 2 / 11  # c → b, and one space too many
+    # c → b, and one space too many
+    assert score(["the cat sat"], ["the bat s at"], "none").cer == 2 / 11
 
 
 def test_a_text_against_itself_has_no_error():
@@ -67,7 +72,10 @@ def test_an_empty_reference_beside_others_adds_insertions():
     assert (result.insertions, result.words, result.wer) == (2, 2, 1)
 
 
-@pytest.mark.parametrize("references, hypotheses, rate", [([""], [""], 0), ([""], ["x y"], 1), (["[um]"], ["(x)"], 0), ([], [], 0)])
+@pytest.mark.parametrize(
+    "references, hypotheses, rate",
+    [([""], [""], 0), ([""], ["x y"], 1), (["[um]"], ["(x)"], 0), ([], [], 0)],
+)
 def test_without_reference_words_the_rate_is_zero_or_one(references, hypotheses, rate):
     result = score(references, hypotheses)
     assert (result.wer, result.cer, result.words) == (rate, rate, 0)
@@ -77,7 +85,9 @@ def test_without_reference_words_the_rate_is_zero_or_one(references, hypotheses,
 def test_clip_errors_are_the_slow_edit_distance(seed):
     references, hypotheses = random_texts(40, seed), random_texts(40, seed + 100)
     errors, words = clip_errors(references, hypotheses, "none")
-    assert errors.tolist() == [edit_distance(left.split(), right.split()) for left, right in zip(references, hypotheses)]
+    assert errors.tolist() == [
+        edit_distance(left.split(), right.split()) for left, right in zip(references, hypotheses)
+    ]
     assert words.tolist() == [len(text.split()) for text in references]
     result = score(references, hypotheses, "none")
     assert result.insertions + result.deletions + result.substitutions == errors.sum()
@@ -120,10 +130,12 @@ def test_the_interval_of_equal_clips_is_a_point():
 
 
 def test_the_interval_matches_the_spread_of_a_mean():
-    errors = np.random.default_rng(0).binomial(1, 0.2, 400)  # one word per clip: a proportion, 1.96 standard errors either side
+    # one word per clip: a proportion, 1.96 standard errors either side
+    errors = np.random.default_rng(0).binomial(1, 0.2, 400)
     low, high = wer_interval(errors, np.ones(400, int), resamples=4000)
     expected = 2 * 1.96 * np.sqrt(errors.mean() * (1 - errors.mean()) / 400)
-    assert high - low == pytest.approx(expected, rel=0.08)  # 4000 resamples leave about 3 % in a percentile distance
+    # 4000 resamples leave about 3 % in a percentile distance
+    assert high - low == pytest.approx(expected, rel=0.08)
 
 
 def test_eight_named_speakers_replace_clips_and_seven_do_not():
@@ -136,7 +148,8 @@ def test_eight_named_speakers_replace_clips_and_seven_do_not():
 
 
 def test_clips_that_fail_together_widen_the_interval():
-    errors, words = np.repeat(np.arange(10) % 2 * 4, 10), np.full(100, 4)  # every second of ten speakers gets all words wrong
+    # every second of ten speakers gets all words wrong
+    errors, words = (np.repeat(np.arange(10) % 2 * 4, 10), np.full(100, 4))
     speakers = np.repeat(np.arange(10), 10).astype(str).tolist()
     alone, together = wer_interval(errors, words), wer_interval(errors, words, speakers)
     assert together[1] - together[0] > 2 * (alone[1] - alone[0])
@@ -145,7 +158,9 @@ def test_clips_that_fail_together_widen_the_interval():
 def test_a_clip_without_a_name_is_a_speaker_of_its_own():
     errors, _, words = some_errors(20)
     named = [f"speaker {index}" for index in range(18)]
-    assert wer_interval(errors, words, [*named, None, ""]) == wer_interval(errors, words, [*named, "x", "y"])
+    assert wer_interval(errors, words, [*named, None, ""]) == wer_interval(
+        errors, words, [*named, "x", "y"]
+    )
 
 
 def test_a_system_does_not_differ_from_itself():
@@ -158,7 +173,8 @@ def test_the_paired_difference_is_b_minus_a_and_tighter_than_unpaired():
     difference, low, high = paired_difference(first, second, words)
     assert difference == pytest.approx((second.sum() - first.sum()) / words.sum())
     assert low < difference < high
-    shifted, low, high = paired_difference(first, first + words, words)  # one error more per word, in every clip
+    # one error more per word, in every clip
+    shifted, low, high = paired_difference(first, first + words, words)
     assert (shifted, low, high) == pytest.approx((1, 1, 1))
 
 
@@ -198,7 +214,15 @@ def test_loops_are_repetitive(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "no, no, no", "four four four zero", "thank you thank you", "one two three", "1,000,000 ... really?", "a b a c a d"],
+    [
+        "",
+        "no, no, no",
+        "four four four zero",
+        "thank you thank you",
+        "one two three",
+        "1,000,000 ... really?",
+        "a b a c a d",
+    ],
 )
 def test_speech_is_not_repetitive(text):
     assert not is_repetitive(text)
@@ -208,7 +232,11 @@ def test_the_worst_clips_come_first_with_their_alignment():
     references = ["a b", "the cat sat", "one two", "e"]
     hypotheses = ["a b", "the bat sat down", "", "e f"]
     rows = worst(references, hypotheses, "none", 3)
-    assert [(row["index"], row["errors"], row["words"]) for row in rows] == [(2, 2, 2), (1, 2, 3), (3, 1, 1)]
+    assert [(row["index"], row["errors"], row["words"]) for row in rows] == [
+        (2, 2, 2),
+        (1, 2, 3),
+        (3, 1, 1),
+    ]
     assert rows[0]["alignment"] == [("delete", "one", ""), ("delete", "two", "")]
     assert rows[1]["alignment"][:2] == [("equal", "the", "the"), ("substitute", "cat", "bat")]
     assert rows[1]["alignment"][2:] == [("equal", "sat", "sat"), ("insert", "", "down")]
@@ -232,9 +260,22 @@ def test_an_alignment_reads_back_as_both_texts_and_counts_its_errors(seed):
 
 def test_alignment_html_escapes_every_text_and_marks_what_differs():
     html = alignment_html(worst(["<script>alert(1)</script> a b"], ["a c d & e"], "none", 1))
-    assert "<script" not in html and "&lt;script&gt;alert(1)&lt;/script&gt;" in html and "&amp;" in html
+    assert (
+        "<script" not in html
+        and "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+        and "&amp;" in html
+    )
     assert html.startswith('<div class="align"')
     assert 'class="sub"' in html
-    only = alignment_html([{"index": 4, "errors": 2, "words": 1, "alignment": [("insert", "", "x"), ("delete", "y", "")]}])
+    only = alignment_html(
+        [
+            {
+                "index": 4,
+                "errors": 2,
+                "words": 1,
+                "alignment": [("insert", "", "x"), ("delete", "y", "")],
+            }
+        ]
+    )
     assert 'class="ins"' in only and ">–<br>x</span>" in only
     assert 'class="del"' in only and ">y<br>–</span>" in only

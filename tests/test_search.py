@@ -1,4 +1,5 @@
-"""The measured allocation: the budget against brute force, the probe against whole forward passes, the search and its driver on a tiny Whisper.
+"""The measured allocation: the budget against brute force, the probe against whole forward passes,
+the search and its driver on a tiny Whisper.
 
 What is only behaviour: the model comes out as it went in; equal seeds give equal results.
 """
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from owl import calibration, experiment, measured, search, whisper
-from owl.config import Config
-from owl.probe import Probe
+from owl.config.load import Config
+from owl.model import whisper
+from owl.prune import calibration, calibration_text, measured, search
+from owl.prune.fitness import Probe
 from tests import tiny
 
 
@@ -24,7 +26,13 @@ def model():
 def batches(model, count=4, seed=0):
     texts = [[5 + index, 9, 7 + index][: 2 + index % 2] for index in range(count)]
     return calibration.prepare(
-        model, tiny.make_processor(), tiny.make_clips(count, seed), texts, language=None, padding="exclude", batch_size=2
+        model,
+        tiny.make_processor(),
+        tiny.make_clips(count, seed),
+        texts,
+        language=None,
+        padding="exclude",
+        batch_size=2,
     )
 
 
@@ -36,7 +44,9 @@ def probe(model):
 @pytest.fixture(scope="module")
 def database(model):
     every = whisper.blocks(model)
-    return search.build(model, every, batches(model), Probe(model, every, batches(model), prompt=2), method="alps")
+    return search.build(
+        model, every, batches(model), Probe(model, every, batches(model), prompt=2), method="alps"
+    )
 
 
 def test_units_are_the_parts_of_each_block(model):
@@ -45,7 +55,9 @@ def test_units_are_the_parts_of_each_block(model):
     assert names[-3:] == ["decoder.1.self_attn", "decoder.1.encoder_attn", "decoder.1.feed_forward"]
 
 
-def test_a_probe_of_the_dense_weights_is_zero_and_of_others_is_the_whole_models_divergence(model, probe):
+def test_a_probe_of_the_dense_weights_is_zero_and_of_others_is_the_whole_models_divergence(
+    model, probe
+):
     assert probe.divergence({}) == pytest.approx(0, abs=1e-9)
     linear = whisper.blocks(model)[1].linears[0]
     changed = linear.module.weight.data * 0.5
@@ -53,21 +65,31 @@ def test_a_probe_of_the_dense_weights_is_zero_and_of_others_is_the_whole_models_
     for batch, index in zip(batches(model), (0, 2)):
         part = tiny.make_clips(4)[index : index + 2]
         features = (
-            tiny.make_processor().feature_extractor([clip.audio for clip in part], sampling_rate=16000, return_tensors="pt").input_features
+            tiny.make_processor()
+            .feature_extractor(
+                [clip.audio for clip in part], sampling_rate=16000, return_tensors="pt"
+            )
+            .input_features
         )
         rows = [[1, 37, *[5 + i, 9, 7 + i][: 2 + i % 2]] for i in (index, index + 1)]
         for features_of_one, row in zip(features, rows):
             logs = []
             for weight in (linear.module.weight.data, changed):
                 kept, linear.module.weight.data = linear.module.weight.data, weight
-                logs.append(model(features_of_one[None], decoder_input_ids=torch.tensor([row])).logits[0, 1:].log_softmax(-1))
+                logs.append(
+                    model(features_of_one[None], decoder_input_ids=torch.tensor([row]))
+                    .logits[0, 1:]
+                    .log_softmax(-1)
+                )
                 linear.module.weight.data = kept
             total += (logs[0].exp() * (logs[0] - logs[1])).sum().item()
             count += len(row) - 1
     assert found > 1e-6 and found == pytest.approx(total / count, rel=1e-3)
 
 
-def test_the_database_leaves_the_model_and_measures_what_a_whole_probe_measures(model, probe, database):
+def test_the_database_leaves_the_model_and_measures_what_a_whole_probe_measures(
+    model, probe, database
+):
     fresh = tiny.make_model()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters()))
     for index in (0, 3, 5, 9):
@@ -75,7 +97,10 @@ def test_the_database_leaves_the_model_and_measures_what_a_whole_probe_measures(
         weights = {linear.name: database.weights[4][linear.name] for linear in unit.linears}
         assert database.divergence[index, 4] == pytest.approx(probe.divergence(weights), rel=1e-4)
     for level, weights in zip(search.LEVELS, database.weights):
-        assert all(abs((weight == 0).float().mean().item() - level) <= 1 / weight.numel() + 1e-6 for weight in weights.values())
+        assert all(
+            abs((weight == 0).float().mean().item() - level) <= 1 / weight.numel() + 1e-6
+            for weight in weights.values()
+        )
 
 
 @pytest.mark.parametrize("sparsity", [0.2, 0.6, 0.85])
@@ -85,10 +110,15 @@ def test_the_budget_is_met_exactly_and_no_grid_allocation_is_better(sparsity):
     weights = [4, 8, 4]
     chosen = search.solve_budget(divergence, weights, sparsity)
     assert np.dot(chosen, weights) / 16 == pytest.approx(sparsity, abs=1e-12)
-    cost = lambda values: sum(search.curve_of(row, np.array([value]))[0] for row, value in zip(divergence, values))  # noqa: E731
+    cost = lambda values: sum(
+        search.curve_of(row, np.array([value]))[0] for row, value in zip(divergence, values)
+    )
     grid = np.arange(0, 0.951, 0.05)
-    spent = [way for way in product(grid, repeat=3) if abs(np.dot(way, weights) / 16 - sparsity) < 1e-9]
-    assert spent and cost(chosen) <= min(cost(way) for way in spent) * 1.02  # one unit may stop inside a hull segment
+    spent = [
+        way for way in product(grid, repeat=3) if abs(np.dot(way, weights) / 16 - sparsity) < 1e-9
+    ]
+    # one unit may stop inside a hull segment
+    assert spent and cost(chosen) <= min(cost(way) for way in spent) * 1.02
 
 
 def test_a_budget_beyond_the_last_level_is_spread_and_zero_prunes_nothing():
@@ -101,37 +131,56 @@ def test_assembled_weights_have_the_sparsity_asked_for(database):
     for sparsity in (0.0, 0.15, 0.5, 0.65, 0.95):
         weights = search.assemble(database, [sparsity] * len(database.units))
         zeros = sum((weight == 0).sum().item() for weight in weights.values())
-        assert zeros / sum(weight.numel() for weight in weights.values()) == pytest.approx(sparsity, abs=0.03)  # rows of 16
+        # rows of 16
+        assert zeros / sum(weight.numel() for weight in weights.values()) == pytest.approx(
+            sparsity, abs=0.03
+        )
 
 
 def test_the_search_keeps_the_budget_and_never_ends_above_its_starts(database, probe):
     sizes = np.array([unit.weights for unit in database.units])
-    starts = {"uniform": [0.7] * len(sizes), "budget": search.solve_budget(database.divergence, sizes.tolist(), 0.7)}
+    starts = {
+        "uniform": [0.7] * len(sizes),
+        "budget": search.solve_budget(database.divergence, sizes.tolist(), 0.7),
+    }
     found = search.search(database, probe, starts, offspring=6)
     assert found == search.search(database, probe, starts, offspring=6)
-    assert found[-1]["name"] == "evolved" and found[-1]["kl"] <= min(one["kl"] for one in found[:-1])
+    assert found[-1]["name"] == "evolved" and found[-1]["kl"] <= min(
+        one["kl"] for one in found[:-1]
+    )
     for one in found:
         assert np.dot(one["sparsities"], sizes) / sizes.sum() == pytest.approx(0.7, abs=1e-9)
 
 
-def test_the_driver_keeps_its_database_and_its_winner_is_the_best_on_held_out_clips(model, tmp_path, monkeypatch):
+def test_the_driver_keeps_its_database_and_its_winner_is_the_best_on_held_out_clips(
+    model, tmp_path, monkeypatch
+):
     monkeypatch.setattr(measured, "OFFSPRING", 3)
-    config = Config.model_validate({"pruning": {"method": "alps", "sparsity": 0.7, "allocation": "measured"}})
+    config = Config.model_validate(
+        {"pruning": {"method": "alps", "sparsity": 0.7, "allocation": "measured"}}
+    )
     every, clips = whisper.blocks(model), tiny.make_clips(8)
-    labels = experiment.Labels(clips, [[5, 6 + index] for index in range(8)], {}, None)
+    labels = calibration_text.Labels(clips, [[5, 6 + index] for index in range(8)], {}, None)
     starts = {"uniform": [0.7] * 4, "owl": [0.65, 0.75, 0.7, 0.7]}
     first = measured.allocate(config, model, tiny.make_processor(), every, labels, starts, tmp_path)
     monkeypatch.setattr(search, "build", None)  # a second build would fail
     again = measured.allocate(config, model, tiny.make_processor(), every, labels, starts, tmp_path)
     assert first.sparsities == again.sparsities and first.seconds_database == again.seconds_database
     table = first.candidates.set_index("name").held_out_kl
-    assert table[first.winner] == table.min() and set(table.index) == {"uniform", "owl", "budget", "evolved"}
+    assert table[first.winner] == table.min() and set(table.index) == {
+        "uniform",
+        "owl",
+        "budget",
+        "evolved",
+    }
     other = replace(labels, tokens=[[8, 9]] * 8)
-    assert measured.key_of(config, model, every, other) != measured.key_of(config, model, every, labels)
+    assert measured.key_of(config, model, every, other) != measured.key_of(
+        config, model, every, labels
+    )
 
 
 def test_clips_that_judge_never_measure():
-    labels = experiment.Labels(tiny.make_clips(9), [[index] for index in range(9)], {}, None)
+    labels = calibration_text.Labels(tiny.make_clips(9), [[index] for index in range(9)], {}, None)
     measuring, judging = labels.hold_out(measured.JUDGE_EVERY)
     assert [tokens[0] for tokens in judging.tokens] == [3, 7]
     assert not {clip.id for clip in measuring.clips} & {clip.id for clip in judging.clips}
@@ -143,4 +192,6 @@ def test_heuristics_keep_the_budget_below_the_last_level(model):
     sizes = [unit.weights for unit in units]
     mean = sum(value * block.weight_count for value, block in zip(wanted, every)) / sum(sizes)
     found = measured.per_unit(units, every, wanted, mean)
-    assert max(found) <= search.LEVELS[-1] and np.dot(found, sizes) / sum(sizes) == pytest.approx(mean, abs=1e-9)
+    assert max(found) <= search.LEVELS[-1] and np.dot(found, sizes) / sum(sizes) == pytest.approx(
+        mean, abs=1e-9
+    )

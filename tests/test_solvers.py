@@ -1,4 +1,5 @@
-"""Solvers against references: hand-worked 2×4 weights, the slow tests/reference.py, and (where ../shared is) the authors' own outputs.
+"""Solvers against references: hand-worked 2×4 weights, the slow tests/reference.py, and (where
+../shared is) the authors' own outputs.
 
 Only behaviour: identities at sparsity 0 and 1, dtype, dead features, bad input.
 """
@@ -6,7 +7,7 @@ Only behaviour: identities at sparsity 0 and 1, dtype, dead features, bad input.
 import pytest
 import torch
 
-from owl.solvers import METHODS, parse_pattern, prune_weight
+from owl.kernels.solvers import METHODS, parse_pattern, prune_weight
 from tests import reference
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.8)
@@ -22,27 +23,41 @@ def layer():
 
 def test_magnitude_prunes_the_smallest_of_the_whole_matrix():
     weight = torch.tensor([[4.0, -1.0, 3.0, 0.5], [-0.2, 8.0, 0.1, -6.0]])
-    pruned = prune_weight(weight, torch.eye(4), method="magnitude", sparsity=0.375)  # int(8 * 0.375) + 1 = 4 weights
+    # int(8 * 0.375) + 1 = 4 weights
+    pruned = prune_weight(weight, torch.eye(4), method="magnitude", sparsity=0.375)
     assert pruned.tolist() == [[4.0, 0.0, 3.0, 0.0], [0.0, 8.0, 0.0, -6.0]]
 
 
 def test_wanda_weighs_magnitude_by_the_inputs_and_compares_within_a_row():
     weight = torch.tensor([[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]])
-    gram = torch.diag(torch.tensor([100.0, 1.0, 1.0, 1.0]))  # rms of the first input is ten times the others'
+    # rms of the first input is ten times the others'
+    gram = torch.diag(torch.tensor([100.0, 1.0, 1.0, 1.0]))
     pruned = prune_weight(weight, gram, method="wanda", sparsity=0.5)
     assert pruned.tolist() == [[1.0, 0.0, 0.0, 4.0], [4.0, 3.0, 0.0, 0.0]]
 
 
 def test_two_of_four_keeps_the_two_best_of_every_four():
     weight = torch.tensor([[1.0, 2.0, 3.0, 4.0, 8.0, 7.0, 6.0, 5.0]])
-    assert prune_weight(weight, torch.eye(8), method="wanda", pattern="2:4").tolist() == [[0, 0, 3, 4, 8, 7, 0, 0]]
-    assert prune_weight(weight, torch.eye(8), method="magnitude", pattern="1:4").tolist() == [[0, 0, 0, 4, 8, 0, 0, 0]]
+    assert prune_weight(weight, torch.eye(8), method="wanda", pattern="2:4").tolist() == [
+        [0, 0, 3, 4, 8, 7, 0, 0]
+    ]
+    assert prune_weight(weight, torch.eye(8), method="magnitude", pattern="1:4").tolist() == [
+        [0, 0, 0, 4, 8, 0, 0, 0]
+    ]
 
 
 def test_sparsegpt_moves_a_pruned_weight_onto_its_copy():
-    """Two identical inputs: what one loses the other can carry, so the output stays (up to the damping)."""
+    """Two identical inputs: what one loses the other can carry, so the output stays (up to the
+    damping).
+    """
     inputs = torch.randn(50, 1).repeat(1, 2)
-    pruned = prune_weight(torch.tensor([[1.0, 2.0]]), inputs.T @ inputs, method="sparsegpt", sparsity=0.4, damping=1e-6)
+    pruned = prune_weight(
+        torch.tensor([[1.0, 2.0]]),
+        inputs.T @ inputs,
+        method="sparsegpt",
+        sparsity=0.4,
+        damping=1e-6,
+    )
     assert pruned[0, 0] == 0
     assert pruned[0, 1].item() == pytest.approx(3.0, abs=1e-4)
 
@@ -50,7 +65,10 @@ def test_sparsegpt_moves_a_pruned_weight_onto_its_copy():
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 def test_masks_equal_the_slow_reference(layer, sparsity):
     weight, inputs, gram = layer
-    assert torch.equal(prune_weight(weight, gram, method="wanda", sparsity=sparsity) == 0, reference.wanda_mask(weight, inputs, sparsity))
+    assert torch.equal(
+        prune_weight(weight, gram, method="wanda", sparsity=sparsity) == 0,
+        reference.wanda_mask(weight, inputs, sparsity),
+    )
     magnitude = prune_weight(weight, gram, method="magnitude", sparsity=sparsity)
     assert torch.equal(magnitude == 0, reference.magnitude_mask(weight, sparsity))
 
@@ -59,9 +77,12 @@ def test_masks_equal_the_slow_reference(layer, sparsity):
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 def test_sparsegpt_equals_recomputing_the_inverse_for_every_column(layer, sparsity, block_size):
     weight, _, gram = layer
-    ours = prune_weight(weight.double(), gram, method="sparsegpt", sparsity=sparsity, block_size=block_size)
+    ours = prune_weight(
+        weight.double(), gram, method="sparsegpt", sparsity=sparsity, block_size=block_size
+    )
     slow = reference.sparsegpt(weight, gram, sparsity, block_size, damping=0.01)
-    torch.testing.assert_close(ours, slow, rtol=1e-8, atol=1e-8)  # float64 both: only the order of operations differs
+    # float64 both: only the order of operations differs
+    torch.testing.assert_close(ours, slow, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("pattern", ["2:4", "3:4", "1:4"])
@@ -69,7 +90,8 @@ def test_sparsegpt_equals_recomputing_the_inverse_for_every_column(layer, sparsi
 def test_every_group_has_exactly_n_nonzeros(layer, method, pattern):
     weight, _, gram = layer
     kept, size = parse_pattern(pattern)
-    pruned = prune_weight(weight, gram, method=method, pattern=pattern, block_size=6)  # 6 is no multiple of 4
+    # 6 is no multiple of 4
+    pruned = prune_weight(weight, gram, method=method, pattern=pattern, block_size=6)
     assert ((pruned != 0).unflatten(1, (-1, size)).sum(-1) == kept).all()
     if method in ("magnitude", "wanda"):
         score = weight.abs() if method == "magnitude" else weight.abs() * gram.diagonal().sqrt()
@@ -79,8 +101,13 @@ def test_every_group_has_exactly_n_nonzeros(layer, method, pattern):
 @pytest.mark.parametrize("method", METHODS)
 def test_realised_counts_are_the_published_ones(layer, method):
     weight, _, gram = layer
-    zeros = (prune_weight(weight, gram, method=method, sparsity=0.5, block_size=4) == 0).sum().item()
-    assert zeros == {"magnitude": 42 + 1, "wanda": 7 * 6, "sparsegpt": 3 * (14 + 1), "alps": 42}[method]
+    zeros = (
+        (prune_weight(weight, gram, method=method, sparsity=0.5, block_size=4) == 0).sum().item()
+    )
+    assert (
+        zeros
+        == {"magnitude": 42 + 1, "wanda": 7 * 6, "sparsegpt": 3 * (14 + 1), "alps": 42}[method]
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -102,7 +129,9 @@ def test_kept_weights_are_bitwise_unchanged_in_every_dtype(layer, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_scale_of_the_gram_matrix_does_not_matter(layer, method):
     weight, _, gram = layer
-    ours, scaled = (prune_weight(weight, gram * factor, method=method, sparsity=0.5) for factor in (1.0, 1e-4))
+    ours, scaled = (
+        prune_weight(weight, gram * factor, method=method, sparsity=0.5) for factor in (1.0, 1e-4)
+    )
     assert torch.equal(ours == 0, scaled == 0)
     torch.testing.assert_close(ours, scaled, rtol=1e-5, atol=1e-6)  # float32 results
 
@@ -149,7 +178,10 @@ def test_masks_equal_the_published_implementations(golden, name):
     for method in ("wanda", "magnitude"):
         for sparsity in SPARSITIES:
             ours = prune_weight(weight, gram, method=method, sparsity=sparsity) == 0
-            assert torch.equal(ours, tensors[f"{name}.{method}.pruned_mask@{sparsity}"]), (method, sparsity)
+            assert torch.equal(ours, tensors[f"{name}.{method}.pruned_mask@{sparsity}"]), (
+                method,
+                sparsity,
+            )
     for pattern in ("2:4", "4:8"):
         ours = prune_weight(weight, gram, method="wanda", pattern=pattern) == 0
         assert torch.equal(ours, tensors[f"{name}.wanda.pruned_mask@{pattern}"]), pattern
@@ -163,10 +195,18 @@ def test_sparsegpt_equals_the_published_implementation(golden, name):
     published = facts["layers"][LAYERS.index(name)]["relative_output_error"]
     for key in (key for key in published if key.startswith("sparsegpt")):
         rate, _, block = key.removeprefix("sparsegpt@").partition(".block")
-        target = dict(pattern=rate) if ":" in rate else dict(sparsity=float(rate), block_size=int(block))
-        ours, theirs = prune_weight(weight, gram, method="sparsegpt", **target), tensors[f"{name}.sparsegpt.weight{key[9:]}"]
+        target = (
+            dict(pattern=rate) if ":" in rate else dict(sparsity=float(rate), block_size=int(block))
+        )
+        ours, theirs = (
+            prune_weight(weight, gram, method="sparsegpt", **target),
+            tensors[f"{name}.sparsegpt.weight{key[9:]}"],
+        )
         assert torch.equal(ours == 0, theirs == 0), key
         assert (ours - theirs).norm() / theirs.norm() <= 1e-5, key  # theirs is float32
         change = (weight - ours).double()
-        error = torch.trace(change @ gram @ change.T) / torch.trace(weight.double() @ gram @ weight.double().T)
-        assert error.item() == pytest.approx(published[key], abs=2e-6), key  # stated to six decimals
+        error = torch.trace(change @ gram @ change.T) / torch.trace(
+            weight.double() @ gram @ weight.double().T
+        )
+        # stated to six decimals
+        assert error.item() == pytest.approx(published[key], abs=2e-6), key

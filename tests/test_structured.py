@@ -1,5 +1,6 @@
-"""The structured kernels against brute force: saliencies and refits against `torch.linalg.lstsq` on the inputs themselves, the mix of heads
-and neurons against trying everything, budgets by hand. Only behaviour: bad input, ties.
+"""The structured kernels against brute force: saliencies and refits against `torch.linalg.lstsq` on
+the inputs themselves, the mix of heads and neurons against trying everything, budgets by hand. Only
+behaviour: bad input, ties.
 """
 
 from functools import partial
@@ -8,7 +9,16 @@ from itertools import product
 import pytest
 import torch
 
-from owl.structured import centred, columns_of, fit_budgets, influence, layers_to_drop, mix, refit, removal_path
+from owl.kernels.structured import (
+    centred,
+    columns_of,
+    fit_budgets,
+    influence,
+    layers_to_drop,
+    mix,
+    refit,
+    removal_path,
+)
 
 
 def problem(columns=8, rows=60, out=5, seed=0):
@@ -33,7 +43,9 @@ def test_every_error_on_the_path_is_that_of_the_best_refit(group, chunk):
     for count in range(1, len(path.order) + 1):
         groups = sorted({*range(8 // group)} - {*path.order[:count].tolist()})
         kept = columns_of(torch.tensor(groups), group)
-        assert path.errors[count].item() == pytest.approx(best_squared_error(weight, inputs, kept), rel=1e-8)
+        assert path.errors[count].item() == pytest.approx(
+            best_squared_error(weight, inputs, kept), rel=1e-8
+        )
 
 
 @pytest.mark.parametrize("group", [1, 2, 4])
@@ -62,7 +74,10 @@ def test_the_refit_is_least_squares_and_its_bias_makes_up_for_the_mean():
 def test_damping_keeps_the_refit_near_the_dense_weights():
     weight, inputs = problem()
     kept, gram = torch.tensor([1, 2, 3]), inputs.T @ inputs
-    far = [(refit(weight, gram, kept, damping=damping) - weight[:, kept]).norm().item() for damping in (0.0, 0.1, 10.0)]
+    far = [
+        (refit(weight, gram, kept, damping=damping) - weight[:, kept]).norm().item()
+        for damping in (0.0, 0.1, 10.0)
+    ]
     assert far[0] > far[1] > far[2]
 
 
@@ -91,12 +106,20 @@ def test_a_twin_costs_nothing_once_the_other_takes_over():
 @pytest.mark.parametrize("budget", [0, 7, 12, 33, 50, 10_000])
 def test_the_mix_is_the_best_of_all_that_meet_the_budget(budget):
     draw = torch.Generator().manual_seed(budget)
-    errors = [torch.cat([torch.zeros(1), torch.rand(count, generator=draw).cumsum(0)]) for count in (3, 2, 9)]
+    errors = [
+        torch.cat([torch.zeros(1), torch.rand(count, generator=draw).cumsum(0)])
+        for count in (3, 2, 9)
+    ]
     sizes = [10, 8, 3]
     every = [[*counts] for counts in product(*(range(len(curve)) for curve in errors))]
-    missed = {tuple(counts): abs(sum(count * size for count, size in zip(counts, sizes)) - budget) for counts in every}
-    meeting = [counts for counts in every if missed[tuple(counts)] <= max(1.5, min(missed.values()))]
-    cost = lambda counts: sum(curve[count].item() for curve, count in zip(errors, counts))  # noqa: E731
+    missed = {
+        tuple(counts): abs(sum(count * size for count, size in zip(counts, sizes)) - budget)
+        for counts in every
+    }
+    meeting = [
+        counts for counts in every if missed[tuple(counts)] <= max(1.5, min(missed.values()))
+    ]
+    cost = lambda counts: sum(curve[count].item() for curve, count in zip(errors, counts))
     found = mix(errors, sizes, budget)
     assert missed[tuple(found)] <= max(1.5, min(missed.values()))
     assert cost(found) == pytest.approx(min(cost(counts) for counts in meeting))
@@ -105,7 +128,9 @@ def test_the_mix_is_the_best_of_all_that_meet_the_budget(budget):
 def test_what_one_block_cannot_lose_goes_to_the_others_by_their_room():
     assert fit_budgets([10, 10, 10], [4, 16, 22]) == pytest.approx([4, 12, 14])
     assert fit_budgets([1, 2], [4, 4]) == [1, 2]
-    with pytest.raises(ValueError, match="30 weights are to go, but the structures that may be removed hold 29"):
+    with pytest.raises(
+        ValueError, match="30 weights are to go, but the structures that may be removed hold 29"
+    ):
         fit_budgets([15, 15], [14, 15])
 
 

@@ -1,6 +1,8 @@
-"""A sweep on a tiny Whisper: points against pruning and scoring by hand; done jobs are kept, failed ones listed and run again.
+"""A sweep on a tiny Whisper: points against pruning and scoring by hand; done jobs are kept, failed
+ones listed and run again.
 
-The cluster test needs dask (requirements-cluster.txt): two real workers, one killed while its job runs.
+The cluster test needs dask (requirements-cluster.txt): two real workers, one killed while its job
+runs.
 """
 
 import contextlib
@@ -17,9 +19,9 @@ import pandas as pd
 import pytest
 import soundfile
 
-from owl import comparison, grid, point, sweep
-from owl.config import ConfigError
-from owl.paths import ROOT
+from owl import ROOT
+from owl.errors import ConfigError
+from owl.sweep import grid, jobs, point, tables
 from tests import tiny
 
 SPARSITIES = [0.5, 0.7]
@@ -27,8 +29,11 @@ SPARSITIES = [0.5, 0.7]
 
 @pytest.fixture
 def sweep_file(tmp_path, monkeypatch):
-    """Two solvers and two allocations on a tiny model with eight noise clips; results below `tmp_path`."""
-    processor = tiny.make_processor(50)  # one second: what a saved extractor says of its window survives loading
+    """Two solvers and two allocations on a tiny model with eight noise clips; results below
+    `tmp_path`.
+    """
+    # one second: what a saved extractor says of its window survives loading
+    processor = tiny.make_processor(50)
     model = tiny.make_model(vocab_size=processor_size(), max_source_positions=50)
     model.generation_config.no_timestamps_token_id = processor_size() - 1
     model.save_pretrained(tmp_path / "model")
@@ -42,8 +47,17 @@ def sweep_file(tmp_path, monkeypatch):
         (tmp_path / split / "metadata.csv").write_text("\n".join(lines) + "\n")
     config = {
         "model": {"name": str(tmp_path / "model")},
-        "pruning": {"calibration": {"dataset": {"name": "c", "path": str(tmp_path / "calibration")}, "samples": 8, "labels": "reference"}},
-        "evaluation": {"datasets": [{"name": "e", "path": str(tmp_path / "evaluation")}], "max_new_tokens": 6},
+        "pruning": {
+            "calibration": {
+                "dataset": {"name": "c", "path": str(tmp_path / "calibration")},
+                "samples": 8,
+                "labels": "reference",
+            }
+        },
+        "evaluation": {
+            "datasets": [{"name": "e", "path": str(tmp_path / "evaluation")}],
+            "max_new_tokens": 6,
+        },
     }
     (tmp_path / "tiny.json").write_text(json.dumps(config))
     wanted = {
@@ -74,10 +88,16 @@ def measured(path):
 
 
 def test_jobs_cover_the_grid_and_the_repeats(sweep_file):
-    raw = json.loads(sweep_file.read_text()) | {"repeats": {"seeds": [1, 2], "sparsities": [0.7], "pairs": [["wanda", "owl"]]}}
+    raw = json.loads(sweep_file.read_text()) | {
+        "repeats": {"seeds": [1, 2], "sparsities": [0.7], "pairs": [["wanda", "owl"]]}
+    }
     sweep_file.write_text(json.dumps(raw))
     names = [job.name for job in jobs_of(sweep_file)]
-    assert names[:4] == [f"tiny-{method}-{allocation}-seed0" for method in ("wanda", "sparsegpt") for allocation in ("uniform", "owl")]
+    assert names[:4] == [
+        f"tiny-{method}-{allocation}-seed0"
+        for method in ("wanda", "sparsegpt")
+        for allocation in ("uniform", "owl")
+    ]
     assert names[4:] == ["tiny-wanda-owl-seed1", "tiny-wanda-owl-seed2"]
     assert jobs_of(sweep_file)[-1].config_at(0.7).pruning.calibration.seed == 2
 
@@ -92,7 +112,13 @@ def test_jobs_cover_the_grid_and_the_repeats(sweep_file):
         ({"models": {"tiny": "gone.json"}}, "no such config file"),
         ({"models": {"a/b": "tiny.json"}}, "becomes part of file names"),
         ({"repeats": {"seeds": [0], "sparsities": [0.5]}}, "the grid's own seed"),
-        ({"repeats": {"seeds": [1], "pairs": [["wanda", "owl"], ["wanda", "owl"]]}, "baseline": ["wanda", "owl"]}, "names a pair twice"),
+        (
+            {
+                "repeats": {"seeds": [1], "pairs": [["wanda", "owl"], ["wanda", "owl"]]},
+                "baseline": ["wanda", "owl"],
+            },
+            "names a pair twice",
+        ),
     ],
 )
 def test_a_sweep_that_cannot_work_is_refused_with_the_fix(sweep_file, change, words):
@@ -123,71 +149,109 @@ def test_other_weights_make_a_point_anew(sweep_file):
 
 def test_columns_of_one_dataset_stand_together():
     rows = [
-        {"model": "m", "dataset": dataset, "sparsity": sparsity, "method": "alps", "allocation": "owl", "wer": sparsity}
+        {
+            "model": "m",
+            "dataset": dataset,
+            "sparsity": sparsity,
+            "method": "alps",
+            "allocation": "owl",
+            "wer": sparsity,
+        }
         for sparsity in SPARSITIES
         for dataset in ("z", "a")
     ]
-    found = comparison.wer_grid(pd.DataFrame(rows))
-    assert list(found.columns) == [("m", "z", 0.5), ("m", "z", 0.7), ("m", "a", 0.5), ("m", "a", 0.7)]
+    found = tables.wer_grid(pd.DataFrame(rows))
+    assert list(found.columns) == [
+        ("m", "z", 0.5),
+        ("m", "z", 0.7),
+        ("m", "a", 0.5),
+        ("m", "a", 0.7),
+    ]
 
 
 def test_a_point_is_what_pruning_and_scoring_by_hand_give_and_is_kept(sweep_file):
     job = jobs_of(sweep_file)[0]
     shared = point.ready(job)
     result = point.measure(job, shared, 0.5)
-    assert result["sparsity_prunable"] == pytest.approx(0.5, abs=1 / 16) and result["recovery"] == "none"
-    assert result["datasets"][0]["wer"] == pytest.approx(sum(result["datasets"][0]["errors"]) / sum(result["datasets"][0]["words"]))
+    assert (
+        result["sparsity_prunable"] == pytest.approx(0.5, abs=1 / 16)
+        and result["recovery"] == "none"
+    )
+    assert result["datasets"][0]["wer"] == pytest.approx(
+        sum(result["datasets"][0]["errors"]) / sum(result["datasets"][0]["words"])
+    )
     assert result["datasets"][0]["kl"]["kl"] > 0 and job.missing() == [0.7]
     before = job.path(0.5).stat().st_mtime_ns
     again = point.measure(job, shared, 0.7)
-    assert again["blocks"]["encoder.0"] == 0.7 and job.path(0.5).stat().st_mtime_ns == before and not job.missing()
+    assert (
+        again["blocks"]["encoder.0"] == 0.7
+        and job.path(0.5).stat().st_mtime_ns == before
+        and not job.missing()
+    )
     raw = json.loads((sweep_file.parent / "tiny.json").read_text())
     raw["evaluation"]["max_new_tokens"] = 5
     (sweep_file.parent / "tiny.json").write_text(json.dumps(raw))
     assert job.missing() == SPARSITIES  # another config: nothing old is shown
 
 
-def test_the_comparison_reads_every_point_and_its_paired_differences_are_those_of_the_totals(sweep_file):
+def test_the_comparison_reads_every_point_and_its_paired_differences_are_those_of_the_totals(
+    sweep_file,
+):
     measured(sweep_file)
     wanted = grid.load(sweep_file)
-    points, dense, missing = comparison.load(str(sweep_file), wanted)
-    table = comparison.rows(points)
+    points, dense, missing = tables.load(str(sweep_file), wanted)
+    table = tables.rows(points)
     assert len(points) == 8 and not missing and len(dense) == 1
-    paired = comparison.against(points, ("wanda", "uniform"), ("sparsegpt", "owl"), 0).set_index("sparsity")
+    paired = tables.against(points, ("wanda", "uniform"), ("sparsegpt", "owl"), 0).set_index(
+        "sparsity"
+    )
     value = table.set_index(["method", "allocation", "sparsity"])
     for sparsity in SPARSITIES:
-        first, second = value.loc["wanda", "uniform", sparsity], value.loc["sparsegpt", "owl", sparsity]
-        assert paired.wer[sparsity] == pytest.approx(first.wer - second.wer) and paired.kl[sparsity] == pytest.approx(first.kl - second.kl)
+        first, second = (
+            value.loc["wanda", "uniform", sparsity],
+            value.loc["sparsegpt", "owl", sparsity],
+        )
+        assert paired.wer[sparsity] == pytest.approx(first.wer - second.wer) and paired.kl[
+            sparsity
+        ] == pytest.approx(first.kl - second.kl)
         assert paired.kl_low[sparsity] <= paired.kl[sparsity] <= paired.kl_high[sparsity]
-    winner = comparison.best(table, 0)
+    winner = tables.best(table, 0)
     logs = np.log(table.kl).groupby([table.method, table.allocation]).mean()
     assert logs[winner] == logs.min()
 
 
 def test_latex_has_a_row_per_method_and_bold_minima(sweep_file):
     measured(sweep_file)
-    table = comparison.rows(comparison.load(str(sweep_file), grid.load(sweep_file))[0])
-    text = comparison.latex(comparison.wer_grid(table, "kl"), 3)
+    table = tables.rows(tables.load(str(sweep_file), grid.load(sweep_file))[0])
+    text = tables.latex(tables.wer_grid(table, "kl"), 3)
     assert text.count(r"\\") == 2 + 4 and text.count(r"\textbf") >= 2 and "0.5 & 0.7" in text
-    written = comparison.write(table, sweep_file.parent / "tables")
-    assert {path.name for path in written} == {"points.csv", "wer.csv", "wer.tex", "kl.csv", "kl.tex"}
+    written = tables.write(table, sweep_file.parent / "tables")
+    assert {path.name for path in written} == {
+        "points.csv",
+        "wer.csv",
+        "wer.tex",
+        "kl.csv",
+        "kl.tex",
+    }
 
 
 def test_a_failed_job_is_listed_and_the_others_are_kept(sweep_file, monkeypatch, capsys):
     def execute(path, job, folder, threads):
         if "owl" in job:
-            return sweep.Outcome(job, "no luck")
+            return jobs.Outcome(job, "no luck")
         (found,) = [one for one in jobs_of(path) if one.name == job]
         shared = point.ready(found)
         for sparsity in found.missing():
             point.measure(found, shared, sparsity)
-        return sweep.Outcome(job, None)
+        return jobs.Outcome(job, None)
 
-    monkeypatch.setattr(sweep, "execute", execute)
-    assert sweep.main([str(sweep_file)]) == 1
+    monkeypatch.setattr(jobs, "execute", execute)
+    assert jobs.main([str(sweep_file)]) == 1
     said = capsys.readouterr().err
-    assert "failed: tiny-wanda-owl-seed0: no luck" in said and said.splitlines()[-1].startswith("error: 2 of 4 jobs failed")
-    outcomes = sweep.run(str(sweep_file), jobs_of(sweep_file), 1, None)
+    assert "failed: tiny-wanda-owl-seed0: no luck" in said and said.splitlines()[-1].startswith(
+        "error: 2 of 4 jobs failed"
+    )
+    outcomes = jobs.run(str(sweep_file), jobs_of(sweep_file), 1, None)
     assert [one.job for one in outcomes] == ["tiny-wanda-owl-seed0", "tiny-sparsegpt-owl-seed0"]
 
 
@@ -197,18 +261,20 @@ def test_an_interrupted_sweep_starts_no_more_jobs(sweep_file, monkeypatch):
     def execute(path, job, folder, threads):
         started.append(job)
         time.sleep(0.2)
-        return sweep.Outcome(job, None)
+        return jobs.Outcome(job, None)
 
-    monkeypatch.setattr(sweep, "execute", execute)
-    running = sweep.here(str(sweep_file), jobs_of(sweep_file), 1)
+    monkeypatch.setattr(jobs, "execute", execute)
+    running = jobs.here(str(sweep_file), jobs_of(sweep_file), 1)
     next(running)
     running.close()
     assert len(started) <= 2 < len(jobs_of(sweep_file))
 
 
 def test_a_scheduler_that_is_not_there_is_one_clear_error(sweep_file, capsys):
-    pytest.importorskip("dask.distributed", reason="dask is optional: pip install -r requirements-cluster.txt")
-    assert sweep.main([str(sweep_file), "--scheduler", "nowhere"]) == 2
+    pytest.importorskip(
+        "dask.distributed", reason="dask is optional: pip install -r requirements-cluster.txt"
+    )
+    assert jobs.main([str(sweep_file), "--scheduler", "nowhere"]) == 2
     assert "no dask scheduler answers there" in capsys.readouterr().err
 
 
@@ -216,7 +282,11 @@ def processes_of(job):
     """The running processes of a job: papermill's own, then its kernel's."""
     import psutil  # comes with dask
 
-    mine = [one for one in psutil.process_iter(["cmdline"]) if {"owl.sweep_job", job.name} <= set(one.info["cmdline"] or [])]
+    mine = [
+        one
+        for one in psutil.process_iter(["cmdline"])
+        if {"owl.sweep.job", job.name} <= set(one.info["cmdline"] or [])
+    ]
     with contextlib.suppress(psutil.NoSuchProcess):  # it may end while we look
         return [one for first in mine for one in (first, *first.children(recursive=True))]
     return []
@@ -231,20 +301,30 @@ def wait_for(what, seconds=60):
 
 
 def test_a_killed_worker_loses_nothing_and_leaves_nothing_running(sweep_file, monkeypatch):
-    distributed = pytest.importorskip("dask.distributed", reason="dask is optional: pip install -r requirements-cluster.txt")
+    distributed = pytest.importorskip(
+        "dask.distributed", reason="dask is optional: pip install -r requirements-cluster.txt"
+    )
     monkeypatch.setattr(grid, "ROOT", ROOT)  # what the jobs' own processes go by
     path = sweep_file.rename(sweep_file.with_name(f"test-{uuid.uuid4().hex}.json"))
     kept, killed = jobs = jobs_of(path)[:2]
     try:
-        with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        with distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        ) as cluster:
             with ThreadPoolExecutor(1) as pool:
-                run = pool.submit(lambda: list(sweep.on_cluster(str(path), jobs, cluster.scheduler_address)))
+                run = pool.submit(
+                    lambda: list(jobs.on_cluster(str(path), jobs, cluster.scheduler_address))
+                )
                 first, *kernel = wait_for(lambda: len(found := processes_of(killed)) > 1 and found)
                 os.kill(first.ppid(), signal.SIGKILL)
                 wait_for(lambda: not any(one.is_running() for one in (first, *kernel)))
-                assert killed.missing()  # it was ended: run to its end it would have left its points, and the next try is not that far
+                # it was ended: run to its end it would have left its points, and the next try is
+                # not that far
+                assert killed.missing()
                 outcomes = run.result()
-        assert sorted(one.job for one in outcomes) == sorted([kept.name, killed.name]) and not any(one.problem for one in outcomes)
+        assert sorted(one.job for one in outcomes) == sorted([kept.name, killed.name]) and not any(
+            one.problem for one in outcomes
+        )
         assert not any(job.missing() for job in jobs)
     finally:
         shutil.rmtree(kept.folder, ignore_errors=True)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from owl.whole import whole_file, whole_folder
+from owl.run.files import whole_file, whole_folder
 
 
 def names(folder):
@@ -24,7 +24,9 @@ def test_two_makers_of_one_folder_leave_one_whole_folder(tmp_path, keep):
     assert names(target) == ["a", "b"]
     second.__exit__(None, None, None)
     assert names(tmp_path) == ["made"]
-    assert names(target) == (["a", "b"] if keep else ["a"]) and (target / "a").read_text() == ("first" if keep else "second")
+    assert names(target) == (["a", "b"] if keep else ["a"]) and (target / "a").read_text() == (
+        "first" if keep else "second"
+    )
 
 
 def test_a_failed_maker_leaves_the_target_and_the_other_makers_alone(tmp_path):

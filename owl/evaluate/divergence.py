@@ -1,0 +1,118 @@
+"""Teacher-forced predictions of a model for clips with text, and the divergence of one model's from
+another's.
+
+Both read prompt + reference text; every position that predicts a text token or the end token
+counts. Kept apart from transcription, so that the dense model's predictions can be made once and
+compared with many pruned models.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers.modeling_outputs import BaseModelOutput
+
+from owl.data.load import Clip
+from owl.model.decoding import States, encode, input_features
+from owl.model.whisper import prompt_tokens, window_samples
+
+MOST_BYTES = 256e6  # of one batch's log probabilities in float32
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Clips of similar text length with their token rows, (clips, prompt + text), padded with end
+    tokens; `counts` scored positions each.
+    """
+
+    clips: list[Clip]
+    tokens: Tensor
+    counts: list[int]
+    prompt: int
+
+
+def text_batches(
+    model, processor, clips: Sequence[Clip], *, language: str | None = None, batch_size: int = 16
+) -> Iterator[TextBatch]:
+    """Every clip that has text and fits one window, shortest text first; smaller batches where the
+    vocabulary makes them too large.
+    """
+    prompt, end = prompt_tokens(model, language), model.config.eos_token_id
+    limit = model.config.max_target_positions - len(prompt)
+    usable = sorted(
+        (clip for clip in clips if clip.text and len(clip.audio) <= window_samples(processor)),
+        key=lambda clip: len(clip.text),
+    )
+    texts = [
+        processor.tokenizer(clip.text, add_special_tokens=False).input_ids[:limit]
+        for clip in usable
+    ]
+    start = 0
+    while start < len(usable):
+        longest = max(len(text) for text in texts[start : start + batch_size]) + 1
+        size = max(1, min(batch_size, int(MOST_BYTES / (4 * longest * model.config.vocab_size))))
+        part = texts[start : start + size]
+        width = max(len(text) for text in part)
+        rows = [[*prompt, *text, *[end] * (width - len(text))] for text in part]
+        yield TextBatch(
+            usable[start : start + size],
+            torch.tensor(rows),
+            [len(text) + 1 for text in part],
+            len(prompt),
+        )
+        start += size
+
+
+@torch.inference_mode()
+def predictions(model, processor, batch: TextBatch, states: States | None = None) -> Tensor:
+    """Log probabilities of what follows the prompt, (clips, text + 1, vocabulary), float32, on the
+    model's device.
+
+    `states`: what the model's encoder made of the clips already, if it did.
+    """
+    audio = [clip.audio for clip in batch.clips]
+    encoded = states.recall(audio) if states is not None else None
+    if encoded is None:
+        encoded = encode(model, input_features(model, processor, audio))
+    logits = model(
+        encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=batch.tokens.to(encoded.device)
+    ).logits
+    return logits[:, batch.prompt - 1 :].float().log_softmax(-1)
+
+
+def divergence_rows(batch: TextBatch, dense: Tensor, other: Tensor) -> list[dict]:
+    """KL(dense ‖ other) in nats, per clip: {"id", "kl" (sum over its tokens), "tokens"}."""
+    dense = dense.to(other.device)
+    each = (dense.exp() * (dense - other)).sum(-1)
+    return [
+        {"id": clip.id, "kl": values[:count].sum().item(), "tokens": count}
+        for clip, values, count in zip(batch.clips, each, batch.counts)
+    ]
+
+
+def divergence(
+    dense,
+    pruned,
+    processor,
+    clips: Sequence[Clip],
+    *,
+    language: str | None = None,
+    batch_size: int = 16,
+    states: tuple[States | None, States | None] = (None, None),
+) -> list[dict]:
+    """Teacher-forced KL(dense ‖ pruned) in nats, per clip with text that fits one window: {"id",
+    "kl" (sum over tokens), "tokens"}.
+
+    `states`: what each of the two encoders made of the clips already.
+    """
+    batches = list(text_batches(dense, processor, clips, language=language, batch_size=batch_size))
+    rows = []
+    for batch in tqdm(batches, desc="divergence", unit="batch"):
+        logs = [
+            predictions(model, processor, batch, known)
+            for model, known in zip((dense, pruned), states)
+        ]
+        rows += divergence_rows(batch, *logs)
+    return rows

@@ -1,0 +1,193 @@
+"""A Whisper folder for CTranslate2: writing one, and greedy decoding of one with ctranslate2 alone.
+
+`model.bin` holds float16, or int8 per output row beside float16; a CPU computes in float32, or int8
+and float32. faster-whisper loads the folder too, but always pads to 30 s (the features, with zeros:
+its text may differ from ours) and tells a multilingual model by the size of its vocabulary; where
+it cannot use a folder, `loads_in` says so. CTranslate2 keeps its own `config.json`; the Whisper's
+lies beside it as `whisper_config.json`.
+"""
+
+import copy
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import ctranslate2
+import numpy as np
+import torch
+from ctranslate2.converters import TransformersConverter
+from torch import Tensor
+from transformers import WhisperForConditionalGeneration
+
+from owl.errors import ModelError, UnsupportedFormat
+from owl.export.huggingface import save_settings
+from owl.model.decoding import AT_ONCE_ON_CPU, Decoded, Decoder, log_mel, suppressed, token_cap
+from owl.model.loading import empty_whisper
+from owl.model.whisper import prompt_tokens
+
+CONFIG = "whisper_config.json"
+FILES = ("model.bin", "config.json", "vocabulary.json", "generation_config.json", CONFIG)
+STORED = {False: "float16", True: "int8_float16"}  # by int8 or not
+MULTILINGUAL_VOCABULARY = 51865  # tokens from which faster-whisper takes a model for multilingual
+STOCK_FRAMES = 1500  # encoder frames of 30 s
+
+
+def export_ct2(
+    model: WhisperForConditionalGeneration, processor, folder: Path, *, int8: bool = False
+) -> None:
+    """Write `model` into `folder`; it stays as it is. UnsupportedFormat for a Whisper that
+    CTranslate2 has no place for.
+    """
+    _check(model, processor)
+    # a copy of its own: the converter scales weights in place
+    plain = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        plain.config.save_pretrained(aside)
+        _InMemory(plain, processor, aside).convert(
+            str(folder), quantization=STORED[int8], force=True
+        )
+        config = (folder / "config.json").read_bytes()
+        save_settings(plain, processor, folder, dtype=torch.float16)
+    (folder / "config.json").replace(folder / CONFIG)
+    (folder / "config.json").write_bytes(config)
+
+
+def loads_in(model: WhisperForConditionalGeneration) -> str:
+    """What loads the folder of such a model."""
+    multilingual = getattr(model.generation_config, "is_multilingual", False)
+    if model.config.max_source_positions != STOCK_FRAMES:
+        return "ctranslate2 (not faster-whisper: window below 30 s)"
+    if multilingual != (model.config.vocab_size >= MULTILINGUAL_VOCABULARY):
+        return "ctranslate2 (not faster-whisper: small multilingual vocabulary)"
+    return "faster-whisper, ctranslate2"
+
+
+class _InMemory(TransformersConverter):
+    """CTranslate2's converter, given the model instead of loading it once more."""
+
+    def __init__(self, model, processor, folder: str):
+        super().__init__(folder)
+        self._given = model, processor.tokenizer
+
+    def load_model(self, model_class, model_name_or_path, **kwargs):
+        return self._given[0]
+
+    def load_tokenizer(self, tokenizer_class, model_name_or_path, **kwargs):
+        return self._given[1]
+
+
+def _check(model, processor) -> None:
+    """UnsupportedFormat where CTranslate2 would refuse the model, or compute something else without
+    a word.
+    """
+    config = model.config
+    for stack, layers in (
+        ("encoder", model.model.encoder.layers),
+        ("decoder", model.model.decoder.layers),
+    ):
+        attentions = [
+            part
+            for layer in layers
+            for name, part in layer.named_children()
+            if name.endswith("attn")
+        ]
+        heads = getattr(config, f"{stack}_attention_heads")
+        if any(
+            one.q_proj.out_features != config.d_model or one.num_heads != heads
+            for one in attentions
+        ):
+            raise UnsupportedFormat(
+                f"CTranslate2 has one number of heads per stack, and heads of d/{heads}; the "
+                f"{stack} has lost some"
+            )
+    if len(processor.tokenizer) > config.vocab_size:
+        raise UnsupportedFormat(
+            f"the tokenizer knows {len(processor.tokenizer)} tokens, the model's vocabulary has "
+            f"{config.vocab_size}"
+        )
+
+
+class Ct2Whisper:
+    """A CTranslate2 folder, ready to decode on the CPU with `threads` (default: as many as PyTorch
+    uses). ModelError if incomplete.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None):
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            raise ModelError(
+                f"'{folder}' is no complete CTranslate2 Whisper: {', '.join(missing)} missing; "
+                "export it again with FORMATS=ct2"
+            )
+        self.settings = empty_whisper(folder / CONFIG, folder)
+        options = {
+            "device": "cpu",
+            "inter_threads": 1,
+            "intra_threads": threads or torch.get_num_threads(),
+        }
+        # that a CPU computes in float32 what is stored as float16 is what we want
+        ctranslate2.set_log_level(logging.ERROR)
+        try:
+            self._model = ctranslate2.models.Whisper(str(folder), **options)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(
+                f"ctranslate2 cannot load '{folder}': {error}\nExport the folder again with "
+                "FORMATS=ct2"
+            ) from error
+
+    def encode(self, features: Tensor) -> np.ndarray:
+        """Log-mel features (clips, mel bins, 2·frames) → the encoder's output (clips, frames,
+        d).
+        """
+        parts = [
+            ctranslate2.StorageView.from_array(part.contiguous().numpy())
+            for part in features.float().split(AT_ONCE_ON_CPU)
+        ]
+        return np.concatenate([np.array(self._model.encode(part)) for part in parts])
+
+    def greedy(
+        self, features: Tensor, *, prompt: list[int], suppress: list[int], max_new_tokens: int
+    ) -> list[Decoded]:
+        """The likeliest token at each step, as `owl.model.decoding.greedy`; the folder's own list
+        holds what is never said first.
+        """
+        states = ctranslate2.StorageView.from_array(self.encode(features))
+        # ctranslate2 stops after min(length / 2, length − prompt + 1) new tokens
+        length = max(2 * max_new_tokens, max_new_tokens + len(prompt) - 1)
+        greedily = {
+            "beam_size": 1,
+            "suppress_blank": True,
+            "suppress_tokens": suppress,
+            "max_length": length,
+        }
+        said = self._model.generate(states, [prompt] * len(features), **greedily)
+        return [
+            Decoded(one.sequences_ids[0], len(one.sequences_ids[0]) >= max_new_tokens)
+            for one in said
+        ]
+
+
+def ct2_decoder(
+    whisper: Ct2Whisper | Path,
+    processor,
+    *,
+    language: str | None = None,
+    max_new_tokens: int | None = None,
+    threads: int | None = None,
+) -> Decoder:
+    """How ctranslate2 turns a batch of waveforms into text tokens; settings as in
+    `owl.model.decoding.torch_decoder`. A folder is loaded first.
+    """
+    whisper = Ct2Whisper(whisper, threads) if isinstance(whisper, Path) else whisper
+    settings = whisper.settings
+    fixed = {
+        "prompt": prompt_tokens(settings, language),
+        "suppress": suppressed(settings),
+        "max_new_tokens": token_cap(settings, max_new_tokens, language),
+    }
+
+    def decode(audio: Sequence[np.ndarray]) -> list[Decoded]:
+        return whisper.greedy(log_mel(processor, audio), **fixed)
+
+    return decode

@@ -1,0 +1,173 @@
+"""What a user gets who loads one exported folder: the function that a fresh process runs, and
+nothing that knows the run it belongs to.
+
+All formats are given the same clips, batch size, settings and number of passes. Memory and times
+are of the whole process, libraries included.
+"""
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from owl.config.load import Config
+from owl.data.load import Dataset
+from owl.evaluate.transcribe import Transcription, transcribe
+from owl.model import accelerate
+from owl.model.decoding import Decoder, torch_decoder
+from owl.run.experiment import load_model
+from owl.run.record import peak_rss_bytes
+
+# by the format without its "-int8"
+RUNTIMES = {"hf": "pytorch", "compact": "pytorch", "onnx": "onnxruntime", "ct2": "ctranslate2"}
+PASSES, SHORT = (
+    3,
+    120.0,
+    # passes over datasets of less audio than this (seconds) together, whose one pass is easily
+    # disturbed
+)
+FIRST_TOKENS = 5  # times that the first token of one clip is awaited; the median counts
+
+
+class Measured(NamedTuple):
+    """Raw results of one model: transcripts per dataset, seconds, bytes; None where nothing was
+    measured, or no PyTorch model loaded.
+    """
+
+    runtime: str
+    device: str  # "cpu" for runtimes other than PyTorch
+    said: list[Transcription]
+    load_seconds: float | None
+    first_token_seconds: float | None
+    idle_rss_bytes: int | None
+    peak_rss_bytes: int | None
+    weights: str | None
+    parameters: int | None
+
+
+def runtime_of(name: str) -> str:
+    """What computes a format."""
+    return RUNTIMES[name.removesuffix("-int8")]
+
+
+def measure(
+    name: str, folder: str | None, config: Config, datasets: Sequence[Dataset], stored: torch.dtype
+) -> Measured:
+    """Load `folder` (None: the config's own, dense model), await a first token, transcribe every
+    dataset.
+
+    `stored` is the precision on disk, in which weights are compared.
+    """
+    load, idle = loader(name, config), peak_rss_bytes()
+    started = time.perf_counter()
+    processor, decoder, model = load(Path(folder) if folder else None)
+    load_seconds = time.perf_counter() - started
+    cap = config.evaluation.max_new_tokens
+    decoders = [decoder(processor, dataset.language, cap) for dataset in datasets]
+    clip, first = datasets[0].clips[0].audio, decoder(processor, datasets[0].language, 1)
+    # a first call allocates; it is not part of the speed
+    waited = [_seconds(first, clip) for _ in range(FIRST_TOKENS + 1)][1:]
+    said, passes = (
+        [],
+        PASSES
+        if sum(clip.seconds for dataset in datasets for clip in dataset.clips) < SHORT
+        else 1,
+    )
+    for dataset, decode in zip(datasets, decoders):
+        decode([dataset.clips[0].audio])
+        options = {
+            "batch_size": config.evaluation.batch_size,
+            "description": f"{dataset.name}, {name}",
+        }
+        tries = [transcribe(decode, processor, dataset.clips, **options) for _ in range(passes)]
+        said.append(min(tries, key=lambda one: one.seconds))  # all say the same
+    peak, weights, parameters, device = peak_rss_bytes(), None, None, "cpu"
+    if model is not None:
+        weights, parameters, device = (
+            weights_digest(model, stored),
+            sum(one.numel() for one in model.parameters()),
+            model.device.type,
+        )
+    return Measured(
+        runtime_of(name),
+        device,
+        said,
+        load_seconds,
+        statistics.median(waited),
+        idle,
+        peak,
+        weights,
+        parameters,
+    )
+
+
+def loader(name: str, config: Config) -> Callable:
+    """A function from a folder to (processor, maker of decoders, PyTorch model or None); what it
+    needs is imported already.
+    """
+    runtime, threads = runtime_of(name), config.hardware.cpu_threads
+    if runtime == "onnxruntime":
+        from owl.export.onnx import OnnxWhisper, onnx_decoder
+
+        return lambda folder: _opened(OnnxWhisper(folder, threads), folder, onnx_decoder)
+    if runtime == "ctranslate2":
+        from owl.export.ct2 import Ct2Whisper, ct2_decoder
+
+        return lambda folder: _opened(Ct2Whisper(folder, threads), folder, ct2_decoder)
+
+    def load(folder: Path | None):
+        # as 03_evaluation transcribes
+        model, processor = load_model(config, folder, accelerated=True)
+        return processor, lambda *settings: _decoder(torch_decoder, model, *settings), model
+
+    return load
+
+
+def weights_digest(model, dtype: torch.dtype) -> str:
+    """Hash of all weights of a model as `dtype` holds them."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        digest.update(accelerate.dense(parameter.detach()).to("cpu", dtype).float().numpy())
+    return digest.hexdigest()
+
+
+def _opened(whisper, folder: Path, make: Callable):
+    from transformers import WhisperProcessor
+
+    return (
+        WhisperProcessor.from_pretrained(folder),
+        lambda *settings: _decoder(make, whisper, *settings),
+        None,
+    )
+
+
+def _decoder(make: Callable, whisper, processor, language: str | None, cap: int | None) -> Decoder:
+    return make(whisper, processor, language=language, max_new_tokens=cap)
+
+
+def _seconds(decode: Decoder, audio) -> float:
+    started = time.perf_counter()
+    decode([audio])
+    return time.perf_counter() - started
+
+
+def in_fresh_process(function: Callable, *arguments):
+    """What `function` (of a module, not of a notebook) returns; what it raises is raised here.
+    RuntimeError if the process was killed.
+    """
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(function, *arguments).result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"the process that ran {function.__name__} was killed, most likely for want of memory; "
+            "use fewer clips"
+        ) from error

@@ -1,0 +1,172 @@
+"""A Whisper folder for ONNX runtimes: writing one, and greedy decoding of one with onnxruntime
+alone.
+
+The graphs are those of `owl.export.onnx_graphs`, named as optimum names them, so that other
+runtimes load the folder as it is. float32 on disk; pruned weights are stored zeros.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+from transformers import WhisperForConditionalGeneration
+
+from owl.errors import ModelError
+from owl.export.huggingface import float_copy, save_settings
+from owl.export.onnx_graphs import DECODER, ENCODER, WITH_PAST, write_graphs
+from owl.model.decoding import (
+    AT_ONCE_ON_CPU,
+    Decoded,
+    Decoder,
+    log_mel,
+    suppressed,
+    text_tokens,
+    token_cap,
+)
+from owl.model.loading import empty_whisper
+from owl.model.whisper import prompt_tokens
+
+SETTINGS = ("config.json", "generation_config.json")
+
+
+def export_onnx(model: WhisperForConditionalGeneration, processor, folder: Path) -> list[Path]:
+    """Write graphs, configs and the processor's files into `folder`; `model` stays as it is.
+    Returns the paths of the graphs.
+    """
+    plain = float_copy(model)
+    # plain matrix products and a softmax, which every runtime fuses as it likes
+    plain.set_attn_implementation("eager")
+    write_graphs(plain, folder)
+    save_settings(plain, processor, folder, dtype=torch.float32)
+    return sorted(folder.glob("*.onnx*"))
+
+
+class OnnxWhisper:
+    """An exported folder, ready to decode on the CPU with `threads` (default: as many as PyTorch
+    uses). ModelError if incomplete.
+
+    `settings` is the Whisper without its weights: the configs that prompt and token cap depend on.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None):
+        missing = [
+            name
+            for name in (ENCODER, DECODER, WITH_PAST, *SETTINGS)
+            if not (folder / name).is_file()
+        ]
+        if missing:
+            names = ", ".join(missing)
+            raise ModelError(
+                f"'{folder}' is no complete ONNX Whisper: {names} missing; export it again with "
+                "FORMATS=onnx"
+            )
+        self.settings = empty_whisper(folder / "config.json", folder)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = (
+            threads or torch.get_num_threads(),
+            3,
+        )
+        # three sessions and PyTorch take turns on the same cores: idle threads that spin would hold
+        # up the one that works
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._encoder, self._first, self._later = (
+            _session(folder / name, options) for name in (ENCODER, DECODER, WITH_PAST)
+        )
+
+    def encode(self, features: np.ndarray | Tensor) -> np.ndarray:
+        """Log-mel features (clips, mel bins, 2·frames) → the encoder's output (clips, frames,
+        d).
+        """
+        # attention over whole windows: memory grows with the batch
+        parts = torch.as_tensor(features).float().cpu().split(AT_ONCE_ON_CPU)
+        return np.concatenate(
+            [
+                self._encoder.run(["last_hidden_state"], {"input_features": part.numpy()})[0]
+                for part in parts
+            ]
+        )
+
+    def greedy(
+        self,
+        features: np.ndarray | Tensor,
+        *,
+        prompt: list[int],
+        end: int,
+        suppress: list[int],
+        begin_suppress: list[int],
+        max_new_tokens: int,
+    ) -> list[Decoded]:
+        """The likeliest token at each step, as `owl.model.decoding.greedy`; never one of
+        `suppress`, nor first of `begin_suppress`.
+        """
+        states = self.encode(features)
+        tokens, ended, session = (
+            np.tile(np.int64(prompt), (len(states), 1)),
+            np.zeros(len(states), bool),
+            self._first,
+        )
+        feeds, said = {"encoder_hidden_states": _value(states)}, []
+        while len(said) < max_new_tokens and not ended.all():
+            logits, present = _run(session, feeds | {"input_ids": _value(tokens)})
+            logits[:, suppress if said else [*suppress, *begin_suppress]] = -np.inf
+            tokens = np.where(ended, end, logits.argmax(-1))[:, None]
+            ended |= tokens[:, 0] == end
+            said.append(tokens[:, 0])
+            feeds = {
+                name: value for name, value in feeds.items() if name.startswith("past")
+            } | present
+            session = self._later
+        return [text_tokens(row, end) for row in np.stack(said, axis=1).tolist()]
+
+
+def onnx_decoder(
+    whisper: OnnxWhisper | Path,
+    processor,
+    *,
+    language: str | None = None,
+    max_new_tokens: int | None = None,
+    threads: int | None = None,
+) -> Decoder:
+    """How onnxruntime turns a batch of waveforms into text tokens; settings as in
+    `owl.model.decoding.torch_decoder`. A folder is loaded first.
+    """
+    whisper = OnnxWhisper(whisper, threads) if isinstance(whisper, Path) else whisper
+    settings = whisper.settings
+    fixed = {
+        "prompt": prompt_tokens(settings, language),
+        "end": settings.config.eos_token_id,
+        "suppress": suppressed(settings),
+        "begin_suppress": list(settings.generation_config.begin_suppress_tokens or []),
+        "max_new_tokens": token_cap(settings, max_new_tokens, language),
+    }
+
+    def decode(audio: Sequence[np.ndarray]) -> list[Decoded]:
+        return whisper.greedy(log_mel(processor, audio), **fixed)
+
+    return decode
+
+
+def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no other base
+        raise ModelError(
+            f"onnxruntime cannot load '{path}': {error}\nExport the folder again with FORMATS=onnx"
+        ) from error
+
+
+def _value(array: np.ndarray) -> onnxruntime.OrtValue:
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+
+def _run(session: onnxruntime.InferenceSession, feeds: dict) -> tuple[np.ndarray, dict]:
+    """(logits of the last position (clips, vocabulary), the caches, never copied, under the names
+    that the next step reads).
+    """
+    names = [one.name for one in session.get_outputs()]
+    logits, *cache = session.run_with_ort_values(names, feeds)
+    later = [name.replace("present", "past_key_values") for name in names[1:]]
+    return logits.numpy()[:, -1].copy(), dict(zip(later, cache))

@@ -1,0 +1,219 @@
+"""Sparsity per block from outlier ratios: more outliers → higher density → less pruning.
+
+Source: OWL, arXiv 2310.05175 (luuyin/OWL `lib/prune_all.py:943-966`). Difference from it: the
+published code takes an unweighted mean over equally large LLM blocks; Whisper's decoder blocks are
+a third larger than its encoder blocks, so "owl" uses the mean weighted by weight counts and reaches
+the target exactly. "owl-equal" keeps the published arithmetic for comparison and misses the target.
+"""
+
+from collections.abc import Sequence
+from math import ceil, floor, gcd, isfinite
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ALLOCATIONS = ("uniform", "owl", "owl-equal")
+PUBLISHED_FLOOR = (
+    0.01  # sparsity that the published code gives a block whose sparsity would be <= 0
+)
+
+
+def allocate(
+    name: str,
+    outlier_ratios: Sequence[float],
+    weight_counts: Sequence[int],
+    sparsity: float,
+    lam: float = 0.08,
+) -> list[float]:
+    """Sparsity of each block (a fraction), in the order of `outlier_ratios`; encoder and decoder
+    blocks are one pool.
+
+    "uniform": `sparsity` everywhere. "owl": s_i = S − (r_i − r̄) with r = 2λ·(D − min D)/(max D −
+    min D) and r̄ weighted by `weight_counts`; where that leaves [0, 1], all blocks move by the one
+    shift that keeps Σ w·clip(s, 0, 1) = S·Σ w. "owl-equal": unweighted r̄, s ≤ 0 → 0.01, nothing
+    redistributed. All ratios equal, or one block: uniform. Raises ValueError for an unknown name,
+    different lengths, no blocks, values that are not finite, sparsity outside [0, 1), λ < 0 or not
+    finite.
+    """
+    if name not in ALLOCATIONS:
+        raise ValueError(f"unknown allocation '{name}'; choose one of {', '.join(ALLOCATIONS)}")
+    if not (lam >= 0 and isfinite(lam)):
+        raise ValueError(f"lambda must be finite and not negative, not {lam}")
+    check_allocation(outlier_ratios, weight_counts, sparsity)
+    low, high = min(outlier_ratios), max(outlier_ratios)
+    if (
+        name == "uniform" or low == high or (name == "owl" and sparsity == 0)
+    ):  # at 0 no shift by rounding may prune a weight
+        return [sparsity] * len(outlier_ratios)
+    stretched = [2 * lam * (ratio - low) / (high - low) for ratio in outlier_ratios]
+    if name == "owl-equal":
+        mean = sum(stretched) / len(stretched)
+        wanted = [sparsity - (value - mean) for value in stretched]
+        return [value if value > 0 else PUBLISHED_FLOOR for value in wanted]
+    mean = sum(value * count for value, count in zip(stretched, weight_counts)) / sum(weight_counts)
+    return fit([sparsity - (value - mean) for value in stretched], weight_counts, sparsity)
+
+
+def median_sparsities(
+    weights: Sequence[Tensor], sparsity: float, lam: float, boost: float
+) -> list[float]:
+    """Sparsity per linear when boosted magnitudes compete globally: the `median` outlier detection
+    that scripts copy from each other.
+
+    In each matrix, weights with |W| > λ·median(|W|) of that matrix count as outliers and their |W|
+    is multiplied by `boost`; the `sparsity` share of all weights with the smallest boosted
+    magnitude is pruned, and each matrix's share of them is returned. Inside one matrix the boost
+    keeps the order of |W| (for boost ≥ 1), so it can only move sparsity between matrices. Ties are
+    not split.
+    """
+    if not weights:
+        raise ValueError("median_sparsities needs at least one weight matrix")
+    boosted = []
+    for weight in weights:
+        magnitude = weight.detach().abs().float().flatten()
+        boosted.append(
+            torch.where(magnitude > lam * magnitude.median(), magnitude * boost, magnitude)
+        )
+    wanted = sparsity * sum(values.numel() for values in boosted)
+    low, high = 0.0, max(values.max().item() for values in boosted)
+    for _ in range(60):  # bisection on the global threshold: no copy of all weights, no sort
+        middle = (low + high) / 2
+        pruned = sum((values < middle).sum().item() for values in boosted)
+        low, high = (middle, high) if pruned < wanted else (low, middle)
+    return [(values < low).sum().item() / values.numel() for values in boosted]
+
+
+def mixed_groups(
+    wanted: Sequence[float], weight_counts: Sequence[int], size: int, sparsity: float
+) -> list[int]:
+    """Nonzeros of every `size` consecutive inputs for each block, from the sparsities `wanted` per
+    block: mixed N:M.
+
+    Each block keeps the whole number just below or above (1 − wanted)·size, at least 1. Among all
+    such choices the parameter-weighted mean density comes as close to 1 − `sparsity` as whole
+    numbers allow, and among those the blocks stay as close to what they wanted. The published
+    rounding (luuyin/OWL, each block for itself) misses the mean. Exact, by dynamic programming over
+    the kept weights.
+    """
+    check_allocation(wanted, weight_counts, sparsity)
+    unit = gcd(*weight_counts)
+    # kept weights · size / unit → (squared deviation, nonzeros so far)
+    reached: dict[int, tuple[float, list[int]]] = {0: (0.0, [])}
+    for value, count in zip(wanted, weight_counts):
+        ideal = (1 - value) * size
+        options = {min(size, max(1, floor(ideal + 1e-9))), min(size, max(1, ceil(ideal - 1e-9)))}
+        ways: dict[int, tuple[float, list[int]]] = {}
+        for kept, (cost, chosen) in reached.items():
+            for option in options:
+                key, way = (
+                    kept + option * count // unit,
+                    (cost + count * (option - ideal) ** 2, [*chosen, option]),
+                )
+                ways[key] = min(ways.get(key, way), way)
+        reached = ways
+    target = (1 - sparsity) * size * sum(weight_counts) / unit
+    return min(reached.items(), key=lambda item: (round(abs(item[0] - target), 9), item[1]))[1][1]
+
+
+def fit(
+    wanted: list[float], counts: Sequence[int], sparsity: float, most: float = 1.0
+) -> list[float]:
+    """Clip to [0, most] after the one shift c that makes the weighted mean of clip(s + c, 0, most)
+    the target (bisection to rounding).
+    """
+    if all(0 <= value <= most for value in wanted):
+        return wanted
+    target = sparsity * sum(counts)
+    low, high = -1.0 - max(wanted), 1.0 - min(wanted)
+    for _ in range(200):
+        shift = (low + high) / 2
+        reached = sum(
+            count * min(most, max(0.0, value + shift)) for value, count in zip(wanted, counts)
+        )
+        low, high = (shift, high) if reached < target else (low, shift)
+    return [min(most, max(0.0, value + high)) for value in wanted]
+
+
+def check_allocation(ratios: Sequence[float], counts: Sequence[int], sparsity: float) -> None:
+    """ValueError for guides (outlier ratios, medians, exponents) and weight counts that no
+    allocation can be made from.
+    """
+    if len(ratios) == 0:
+        raise ValueError("no blocks to allocate sparsity to")
+    if len(ratios) != len(counts):
+        raise ValueError(
+            f"{len(ratios)} values but {len(counts)} weight counts; one of each per block"
+        )
+    if not all(isfinite(ratio) for ratio in ratios):
+        raise ValueError(f"outlier ratios, medians and exponents must be finite: {list(ratios)}")
+    if not all(count > 0 for count in counts):
+        raise ValueError(f"every block needs at least one weight: {list(counts)}")
+    if not 0 <= sparsity < 1:
+        raise ValueError(f"sparsity must be in [0, 1), not {sparsity}")
+
+
+DLP_WIDTH = 0.15  # α of the paper: half the spread of the block sparsities
+ALPHA_SPREAD = 0.3  # τ of the paper: block sparsities before scaling lie in [1 − τ, 1 + τ]
+
+
+def dlp(
+    medians: Sequence[float],
+    weight_counts: Sequence[int],
+    sparsity: float,
+    width: float = DLP_WIDTH,
+) -> list[float]:
+    """Sparsity of each block (a fraction) from the median of its pooled Wanda scores.
+
+    A block's relative importance is 1 − median/Σ medians: a low median says that few of its weights
+    carry it, so it keeps more. The importances are stretched to [0, 2·`width`] and centred on the
+    target. All medians equal, one block, or sparsity 0: uniform. ValueError as in
+    `owl.kernels.allocation.allocate`.
+    """
+    check_allocation(medians, weight_counts, sparsity)
+    low, high = min(medians), max(medians)
+    if low == high or sparsity == 0:
+        return [sparsity] * len(medians)
+    kept = [2 * width * (high - median) / (high - low) for median in medians]
+    mean = sum(value * count for value, count in zip(kept, weight_counts)) / sum(weight_counts)
+    return fit([sparsity - (value - mean) for value in kept], weight_counts, sparsity)
+
+
+def alpha(
+    exponents: Sequence[float],
+    weight_counts: Sequence[int],
+    sparsity: float,
+    spread: float = ALPHA_SPREAD,
+) -> list[float]:
+    """Sparsity of each block (a fraction) from its spectral tail exponent (the mean of its linears'
+    `tail_exponent`).
+
+    A heavier tail (a smaller exponent) marks a better trained block, which is pruned less:
+    sparsities are proportional to 1 − `spread` … 1 + `spread` in the order of the exponents, scaled
+    to the target. All equal, one block, or sparsity 0: uniform.
+    """
+    check_allocation(exponents, weight_counts, sparsity)
+    low, high = min(exponents), max(exponents)
+    if low == high or sparsity == 0:
+        return [sparsity] * len(exponents)
+    wanted = [1 - spread + 2 * spread * (exponent - low) / (high - low) for exponent in exponents]
+    mean = sum(value * count for value, count in zip(wanted, weight_counts)) / sum(weight_counts)
+    return fit([sparsity * value / mean for value in wanted], weight_counts, sparsity)
+
+
+def tail_exponent(weight: Float[Tensor, "out in"]) -> float:
+    """Hill estimate of the power-law exponent of the weight's squared singular values, over their
+    upper half.
+
+    1 + k / Σ ln(λ_i / λ_min of the half), at most k + 1: a flat half, all nearly equal, is not
+    infinitely steep.
+    """
+    values = torch.linalg.svdvals(weight.detach().double().cpu()).square().sort().values
+    half = values[len(values) // 2 :].clamp(min=torch.finfo(torch.float64).tiny)
+    logs = (half / half[0]).log().sum().item()
+    return 1 + len(half) / max(logs, 1.0)
+
+
+def mean_exponent(weights: Sequence[Tensor]) -> float:
+    """`tail_exponent` averaged over a block's linears."""
+    return sum(tail_exponent(weight) for weight in weights) / len(weights)

@@ -1,0 +1,229 @@
+"""Texts → word and character error rates, errors per clip, alignments of the worst clips, and signs
+of a looping decoder.
+
+What it does not do: transcribe, or say how sure a rate is (`owl.kernels.intervals`). Source of the
+rates: jiwer (minimum edit distance, all errors of a data set over all its reference words); of the
+normalisers: Whisper (arXiv 2212.04356, appendix C) as packaged, with its British → American map, by
+whisper-normalizer. Differences from jiwer: with no reference words at all the rate is 1, not the
+number of insertions, when there is any hypothesis word; runs of whitespace count as one space, also
+under "none".
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+
+import jiwer
+import numpy as np
+from whisper_normalizer.basic import BasicTextNormalizer
+from whisper_normalizer.english import EnglishTextNormalizer
+
+NORMALIZERS = ("english", "basic", "none")
+LONGEST_LOOP = 4  # words
+WORD_REPEATS = (
+    4  # times a single word follows itself; three in a row is speech ("four four four", "no no no")
+)
+PHRASE_REPEATS = 3  # times a phrase of 2 … LONGEST_LOOP words follows itself
+# 1 to 8 characters, eight times or more without a space: "!!!!!!!!", "hahahaha…"
+GLUED_LOOP = re.compile(r"(\S{1,8}?)\1{7,}")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors of a data set after normalisation."""
+
+    # (insertions + deletions + substitutions) / words, a fraction that may exceed 1; no words: 0 or
+    # 1, see `score`
+    wer: float
+    cer: float  # the same over characters, spaces between words included
+    insertions: int  # hypothesis words that have no reference word
+    deletions: int  # reference words that have no hypothesis word
+    substitutions: int  # reference words that became another word
+    words: int  # reference words
+
+
+def score(
+    references: Sequence[str], hypotheses: Sequence[str], normalizer: str = "english"
+) -> Score:
+    """Errors of `hypotheses` against `references`, one pair per clip: total errors over total
+    reference words or characters.
+
+    A reference that normalises to nothing beside others that do not: its hypothesis words count as
+    insertions. No reference words at all (also: no clips): WER and CER are 0 if the hypotheses are
+    empty too, else 1. ValueError for different lengths or an unknown normaliser.
+    """
+    references, hypotheses = _normalized_pairs(references, hypotheses, normalizer)
+    aligned, characters = (
+        jiwer.process_words(references, hypotheses),
+        jiwer.process_characters(references, hypotheses),
+    )
+    words = sum(len(reference) for reference in aligned.references)
+    silent = float(any(hypotheses))
+    return Score(
+        wer=float(aligned.wer) if words else silent,
+        cer=float(characters.cer) if words else silent,
+        insertions=aligned.insertions,
+        deletions=aligned.deletions,
+        substitutions=aligned.substitutions,
+        words=words,
+    )
+
+
+def normalize(texts: Sequence[str], normalizer: str) -> list[str]:
+    """`texts` as they are compared: "english" and "basic" are Whisper's normalisers, "none" only
+    collapses whitespace.
+    """
+    apply = _normalizer(normalizer)
+    return [" ".join(apply(text).split()) for text in texts]
+
+
+def clip_errors(
+    references: Sequence[str], hypotheses: Sequence[str], normalizer: str = "english"
+) -> tuple[np.ndarray, np.ndarray]:
+    """(errors, reference words) of every clip after normalisation: two integer arrays of shape
+    (clips,).
+    """
+    aligned = jiwer.process_words(*_normalized_pairs(references, hypotheses, normalizer))
+    errors = [
+        sum(_length(chunk) for chunk in chunks if chunk.type != "equal")
+        for chunks in aligned.alignments
+    ]
+    return np.array(errors, dtype=int), np.array(
+        [len(reference) for reference in aligned.references], dtype=int
+    )
+
+
+def is_repetitive(text: str) -> bool:
+    """Whether a raw transcript loops, as a broken decoder's does.
+
+    True if, ignoring case and punctuation at word edges, one word comes at least four times in a
+    row or a sequence of 2 to 4 words at least three times in a row, or if 1 to 8 characters repeat
+    at least eight times without a space. Tokens of punctuation only ("- - - -") count as words.
+    Three times the same word is no loop: people spell numbers that way.
+    """
+    lowered = text.lower()
+    if GLUED_LOOP.search(lowered):
+        return True
+    tokens = [re.sub(r"^\W+|\W+$", "", token) or token for token in lowered.split()]
+    return any(
+        _loops(tokens, length, WORD_REPEATS if length == 1 else PHRASE_REPEATS)
+        for length in range(1, LONGEST_LOOP + 1)
+    )
+
+
+def worst(
+    references: Sequence[str], hypotheses: Sequence[str], normalizer: str = "english", k: int = 5
+) -> list[dict]:
+    """At most `k` clips, those with the most errors (ties: the higher error rate, then the earlier
+    clip); never one without.
+
+    Each is {"index", "reference", "hypothesis" (raw texts), "errors", "words", "alignment"}; the
+    alignment lists (op, reference word, hypothesis word) over the normalised words, op in equal,
+    substitute, insert, delete, the missing word of the last two "".
+    """
+    errors, words = clip_errors(references, hypotheses, normalizer)
+    ranked = sorted(np.flatnonzero(errors).tolist(), key=lambda i: (-errors[i], words[i], i))[
+        : max(k, 0)
+    ]
+    chosen_references, chosen_hypotheses = (
+        [references[i] for i in ranked],
+        [hypotheses[i] for i in ranked],
+    )
+    aligned = jiwer.process_words(
+        *_normalized_pairs(chosen_references, chosen_hypotheses, normalizer)
+    )
+    return [
+        {
+            "index": index,
+            "reference": references[index],
+            "hypothesis": hypotheses[index],
+            "errors": int(errors[index]),
+            "words": int(words[index]),
+            "alignment": [
+                step for chunk in chunks for step in _steps(chunk, reference, hypothesis)
+            ],
+        }
+        for index, chunks, reference, hypothesis in zip(
+            ranked, aligned.alignments, aligned.references, aligned.hypotheses
+        )
+    ]
+
+
+def alignment_html(rows: Sequence[dict]) -> str:
+    """The rows of `worst` as HTML: reference word over hypothesis word, wrapping with the page;
+    every text is escaped.
+
+    Each row is a <div class="align">; word pairs that differ carry the class sub, ins or del
+    (colours are the page's), a missing word is a dash. No rows: a paragraph that says so.
+    """
+    return "\n".join(_row_html(row) for row in rows) or "<p>No clip has an error.</p>"
+
+
+def _normalized_pairs(
+    references: Sequence[str], hypotheses: Sequence[str], normalizer: str
+) -> tuple[list[str], list[str]]:
+    if len(references) != len(hypotheses):
+        lengths = f"{len(references)} references and {len(hypotheses)} hypotheses"
+        raise ValueError(f"every reference needs one hypothesis, but there are {lengths}")
+    return normalize(references, normalizer), normalize(hypotheses, normalizer)
+
+
+@cache
+def _normalizer(name: str) -> Callable[[str], str]:
+    if name not in NORMALIZERS:
+        raise ValueError(f"unknown normalizer {name!r}: choose one of {', '.join(NORMALIZERS)}")
+    return {"english": EnglishTextNormalizer, "basic": BasicTextNormalizer, "none": lambda: str}[
+        name
+    ]()
+
+
+def _loops(tokens: list[str], length: int, repeats: int) -> bool:
+    """Whether `length` tokens come `repeats` times in a row: (repeats − 1)·length tokens each equal
+    the one `length` later.
+    """
+    run = 0
+    for earlier, later in zip(tokens, tokens[length:]):
+        run = run + 1 if earlier == later else 0
+        if run == (repeats - 1) * length:
+            return True
+    return False
+
+
+def _steps(
+    chunk: jiwer.AlignmentChunk, reference: list[str], hypothesis: list[str]
+) -> list[tuple[str, str, str]]:
+    left = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+    right = hypothesis[chunk.hyp_start_idx : chunk.hyp_end_idx]
+    blank = [""] * _length(chunk)
+    return [(chunk.type, *pair) for pair in zip(left or blank, right or blank)]
+
+
+def _length(chunk: jiwer.AlignmentChunk) -> int:
+    return max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+
+
+# The layout travels with the markup, so that a notebook without the report's stylesheet shows the
+# same columns.
+_PAIR = "display:inline-block;margin:0 6px 6px 0"
+_CLASSES = {
+    "equal": "",
+    "substitute": ' class="sub"',
+    "insert": ' class="ins"',
+    "delete": ' class="del"',
+}
+
+
+def _row_html(row: dict) -> str:
+    title = f"clip {row['index']} · errors {row['errors']} · reference words {row['words']}"
+    pairs = [f'<span style="{_PAIR}"><small>REF<br>HYP</small></span>']
+    for op, left, right in row["alignment"]:
+        pairs.append(
+            f"<span{_CLASSES[op]} "
+            f'style="{_PAIR}">{escape(left) or "–"}<br>{escape(right) or "–"}</span>'
+        )
+    return (
+        '<div class="align" '
+        f'style="overflow-wrap:anywhere"><p><small>{title}</small></p>{" ".join(pairs)}</div>'
+    )

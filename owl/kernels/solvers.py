@@ -1,0 +1,208 @@
+"""What decides mask and kept values inside one linear: weight and input statistics in, new weight
+out.
+
+magnitude  smallest |W| of the whole matrix. wanda      smallest |W_ij|·rms_j of each output row,
+kept weights untouched (arXiv 2306.11695). sparsegpt  column by column with optimal-brain-surgeon
+updates of the columns to come (arXiv 2301.00774, algorithm 1). alps       the whole matrix at once
+by ADMM, then a least-squares refit of what is kept (arXiv 2406.07831; `owl.kernels.alps`).
+
+Only the Gram matrix XᵀX of the inputs is needed; all ignore its scale. Counts follow the published
+codes: magnitude and sparsegpt prune `<= threshold`, one weight more (per matrix, per column block)
+than int(numel·S); alps prunes int(numel·S). Arithmetic is float64, on the CPU where the weight's
+device has none. Which linears to prune and what follows from it is `owl.prune.weights`'s business.
+"""
+
+import re
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from owl.kernels import alps
+
+METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
+Factors = Tensor | alps.Eigen | None
+
+
+def prune_weight(
+    weight: Float[Tensor, "out in"],
+    gram: Float[Tensor, "rows columns"],
+    *,
+    method: str,
+    sparsity: float | None = None,
+    pattern: str | None = None,
+    block_size: int = 128,
+    damping: float = 0.01,
+    factors: Factors = None,
+) -> Float[Tensor, "out in"]:
+    """The pruned weight: entries exactly 0 where pruned, dtype and device of `weight`, which is
+    left as it was.
+
+    `gram` is XᵀX over all token rows X (rows, in). Give `sparsity` (a fraction in [0, 1]: 0 returns
+    the weight unchanged, 1 zeros) or an N:M `pattern` (N nonzeros in every M consecutive inputs of
+    a row; a sparsity given beside it must be 1 − N/M). `block_size` (columns) matters to sparsegpt
+    alone, `damping` (share of the mean diagonal) to sparsegpt and alps. `factors`: what `factorise`
+    made of this very `gram`, where several linears share one (default: made here). Raises
+    ValueError for an unknown method, bad shapes, sparsity outside [0, 1], neither sparsity nor
+    pattern, inputs not divisible by M, or values that are not finite.
+    """
+    group = _check(weight, gram, method, sparsity, pattern)
+    if sparsity == 0:
+        return weight.clone()
+    if sparsity == 1:
+        return torch.zeros_like(weight)
+    device = _device(weight)
+    dense, gram = weight.to(device, torch.float64), gram.to(device, torch.float64)
+    if factors is None:
+        factors = factorise(gram, method=method, damping=damping)
+    if method == "sparsegpt":
+        return _sparsegpt(dense, gram, factors, sparsity, group, block_size).to(weight)
+    if method == "alps":
+        kept = weight.numel() - int(weight.numel() * (sparsity or 0))
+        keep = lambda score: ~_group_mask(score, *group) if group else _largest(score, kept)
+        return alps.solve(dense, factors, keep).to(weight)
+    score = (
+        dense.abs() if method == "magnitude" else dense.abs() * gram.diagonal().clamp(min=0).sqrt()
+    )
+    if group:
+        pruned = _group_mask(score, *group)
+    elif method == "magnitude":
+        pruned = _smallest(score.flatten(), int(score.numel() * sparsity) + 1).view_as(score)
+    else:
+        pruned = _smallest(score, int(score.shape[1] * sparsity))
+    return weight.masked_fill(pruned.to(weight.device), 0)
+
+
+def factorise(gram: Float[Tensor, "in in"], *, method: str, damping: float = 0.01) -> Factors:
+    """The costly part of a solver that depends on the inputs alone: sparsegpt's inverse factor,
+    alps' eigendecomposition, else None.
+    """
+    gram = gram.to(_device(gram), torch.float64)
+    if method == "alps":
+        return alps.decompose(gram, damping)
+    return _inverse_factor(gram, damping) if method == "sparsegpt" else None
+
+
+def parse_pattern(pattern: str | None) -> tuple[int, int] | None:
+    """(N, M) of "N:M"; None for None and "unstructured". ValueError for anything else."""
+    if pattern in (None, "unstructured"):
+        return None
+    match = re.fullmatch(r"(\d+):(\d+)", pattern)
+    if not match or not 0 < int(match[1]) < int(match[2]):
+        raise ValueError(
+            f"pattern '{pattern}' is not N:M with 0 < N < M (N nonzeros in every M inputs), such "
+            "as 2:4 or 4:8"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _device(tensor: Tensor) -> torch.device:
+    """Where its float64 arithmetic runs."""
+    return tensor.device if tensor.device.type in ("cpu", "cuda") else torch.device("cpu")
+
+
+def _sparsegpt(
+    dense: Tensor,
+    gram: Tensor,
+    factor: Tensor,
+    sparsity: float | None,
+    group: tuple[int, int] | None,
+    block_size: int,
+) -> Tensor:
+    if block_size < 1:
+        raise ValueError(f"block_size must be at least 1 column, not {block_size}")
+    weight = dense.clone()
+    weight[:, gram.diagonal() == 0] = 0  # a dead input feature carries nothing
+    if group:
+        # no group crosses a column block
+        block_size = max(group[1], block_size - block_size % group[1])
+    for start in range(0, weight.shape[1], block_size):
+        stop = min(start + block_size, weight.shape[1])
+        block, local = weight[:, start:stop], factor[start:stop, start:stop]
+        errors = torch.zeros_like(block)
+        pruned = torch.zeros_like(block, dtype=torch.bool)
+        if group is None:
+            saliency = (block / local.diagonal()) ** 2
+            pruned = _smallest(saliency.flatten(), int(saliency.numel() * sparsity) + 1).view_as(
+                saliency
+            )
+        for column in range(stop - start):
+            if group and column % group[1] == 0:
+                span = slice(column, column + group[1])
+                pruned[:, span] = _group_mask(
+                    (block[:, span] / local.diagonal()[span]) ** 2, *group
+                )
+            kept = block[:, column].masked_fill(pruned[:, column], 0)
+            errors[:, column] = (block[:, column] - kept) / local[column, column]
+            block[:, column:] -= errors[:, column, None] * local[column, column:]
+            block[:, column] = kept
+        weight[:, stop:] -= errors @ factor[start:stop, stop:]
+    return weight
+
+
+def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
+    """Upper Cholesky factor of the inverse of the damped Gram matrix (in, in); dead features get
+    the mean diagonal.
+    """
+    diagonal = gram.diagonal()
+    mean = (
+        diagonal[diagonal > 0].mean()
+        if (diagonal > 0).any()
+        else torch.ones((), dtype=gram.dtype, device=gram.device)
+    )
+    damped = gram + torch.diag(torch.where(diagonal == 0, mean, 0.0) + damping * mean)
+    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+
+
+def _smallest(score: Float[Tensor, "*rows n"], count: int) -> Bool[Tensor, "*rows n"]:
+    """True for the `count` smallest scores along the last axis; among equals the earlier ones."""
+    order = torch.sort(score, dim=-1, stable=True).indices[..., :count]
+    return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, order, True)
+
+
+def _largest(score: Float[Tensor, "out in"], count: int) -> Bool[Tensor, "out in"]:
+    """True for the `count` largest scores of the matrix; faster than sorting, which among equals
+    decides.
+    """
+    kept = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
+    kept[score.flatten().topk(count, sorted=False).indices] = True
+    return kept.view_as(score)
+
+
+def _group_mask(score: Float[Tensor, "out in"], kept: int, size: int) -> Bool[Tensor, "out in"]:
+    """True for the `size` − `kept` smallest of every `size` consecutive inputs."""
+    return _smallest(score.unflatten(1, (-1, size)), size - kept).flatten(1)
+
+
+def _check(
+    weight: Tensor, gram: Tensor, method: str, sparsity: float | None, pattern: str | None
+) -> tuple[int, int] | None:
+    """The pattern as (N, M) or None, once everything fits together."""
+    if method not in METHODS:
+        raise ValueError(f"unknown method '{method}'; choose one of {', '.join(METHODS)}")
+    if gram.shape != (weight.shape[1], weight.shape[1]):
+        raise ValueError(
+            f"a weight of shape {tuple(weight.shape)} needs a Gram matrix (in, in), not "
+            f"{tuple(gram.shape)}"
+        )
+    if not torch.isfinite(weight).all() or not torch.isfinite(gram).all():
+        raise ValueError(
+            "weight and Gram matrix must be finite: the model or its calibration inputs hold NaN "
+            "or infinity"
+        )
+    group = parse_pattern(pattern)
+    if group is None and sparsity is None:
+        raise ValueError("give a sparsity or an N:M pattern")
+    if sparsity is not None and not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity must be in [0, 1], not {sparsity}")
+    if group and sparsity is not None and abs(sparsity - (1 - group[0] / group[1])) > 1e-9:
+        raise ValueError(
+            f"pattern {pattern} fixes the sparsity at {1 - group[0] / group[1]}; {sparsity} "
+            "contradicts it"
+        )
+    if group and weight.shape[1] % group[1]:
+        raise ValueError(
+            f"{weight.shape[1]} inputs cannot be split into groups of {group[1]} for pattern "
+            f"{pattern}"
+        )
+    return group

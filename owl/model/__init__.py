@@ -1,0 +1,3 @@
+"""The only room that knows Whisper's layout: blocks, linears, tied weights, prompt; loading and
+decoding.
+"""

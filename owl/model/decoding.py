@@ -1,0 +1,169 @@
+"""Greedy transcription of one batch, with the same fixed settings for every model that is compared.
+
+Traps this file exists for: without timestamps nothing stops `generate` from emitting timestamp
+tokens, and its long-form seeking can then loop forever on an over-pruned model; so all timestamp
+ids are suppressed, one unique `generate` call is forced, and it is bounded.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from owl.model.whisper import language_of, prompt_tokens, window_samples
+
+MOST_BYTES = (
+    512e6  # that one model's outputs may take; what comes later is not kept and is encoded again
+)
+
+
+class States:
+    """Encoder outputs (frames, d) by waveform: the very array, not an equal one."""
+
+    def __init__(self, most_bytes: float = MOST_BYTES):
+        self._kept: dict[
+            int, tuple[np.ndarray, Tensor]
+        ] = {}  # the array is held too, so that its id stays its own
+        self._room = most_bytes
+
+    def keep(self, audio: Sequence[np.ndarray], outputs: Tensor) -> None:
+        """Remember one batch, outputs (clips, frames, d) in the order of `audio`, as long as there
+        is room.
+        """
+        for waveform, output in zip(audio, outputs, strict=True):
+            if id(waveform) not in self._kept and output.nbytes <= self._room:
+                self._kept[id(waveform)] = waveform, output
+                self._room -= output.nbytes
+
+    def recall(self, audio: Sequence[np.ndarray]) -> Tensor | None:
+        """The outputs (clips, frames, d) of these waveforms, None unless all were kept."""
+        if any(id(waveform) not in self._kept for waveform in audio):
+            return None
+        return torch.stack([self._kept[id(waveform)][1] for waveform in audio])
+
+
+USUAL_CAP = 224  # tokens, openai/whisper's own default (half its text context)
+AT_ONCE_ON_CPU = (
+    4  # windows: a larger encoder batch falls out of the caches and takes longer per clip
+)
+
+
+class Decoded(NamedTuple):
+    """Text tokens of one window, without prompt and end token; `capped` is true where the end token
+    never came.
+    """
+
+    tokens: list[int]
+    capped: bool
+
+
+def input_features(model, processor, audio: Sequence) -> Tensor:
+    """`log_mel` on the model's device and in its precision."""
+    return log_mel(processor, audio).to(next(model.parameters()))
+
+
+def log_mel(processor, audio: Sequence) -> Tensor:
+    """Log-mel features (clips, mel bins, 2·frames), each clip (samples,) cut or padded to the
+    window.
+    """
+    extractor = processor.feature_extractor
+    cut = [samples[: window_samples(processor)] for samples in audio]
+    return torch.cat(
+        [
+            extractor(
+                samples, sampling_rate=extractor.sampling_rate, return_tensors="pt"
+            ).input_features
+            for samples in cut
+        ]
+    )
+
+
+def token_cap(model, wanted: int | None, language: str | None = None) -> int:
+    """Most new tokens per window: `wanted`, by default 224, never more than the decoder has
+    positions for.
+    """
+    return min(
+        wanted or USUAL_CAP, model.config.max_target_positions - len(prompt_tokens(model, language))
+    )
+
+
+@torch.inference_mode()
+def encode(model, features: Tensor) -> Tensor:
+    """(clips, mel bins, 2·frames) → the encoder's output (clips, frames, d)."""
+    at_once = AT_ONCE_ON_CPU if features.device.type == "cpu" else len(features)
+    return torch.cat(
+        [model.model.encoder(part).last_hidden_state for part in features.split(at_once)]
+    )
+
+
+@torch.inference_mode()
+def greedy(
+    model, encoder_output: Tensor, *, language: str | None, max_new_tokens: int | None
+) -> list[Decoded]:
+    """Greedy text tokens of every clip of an encoder output (clips, frames, d)."""
+    prompt, states = prompt_tokens(model, language), BaseModelOutput(encoder_output)
+    sequences = model.generate(
+        encoder_outputs=states, **generate_settings(model, language, max_new_tokens)
+    )
+    return [
+        text_tokens(row[len(prompt) :], model.config.eos_token_id) for row in sequences.tolist()
+    ]
+
+
+def generate_settings(model, language: str | None, max_new_tokens: int | None) -> dict:
+    """The fixed arguments of `generate`, whatever it is given to listen to."""
+    multilingual = getattr(model.generation_config, "is_multilingual", False)
+    return {
+        "force_unique_generate_call": True,
+        "return_timestamps": False,
+        "num_beams": 1,
+        "do_sample": False,
+        "max_length": None,
+        "max_new_tokens": token_cap(model, max_new_tokens, language),
+        "suppress_tokens": suppressed(model),
+        **(
+            {"language": language_of(model, language), "task": "transcribe"} if multilingual else {}
+        ),
+    }
+
+
+# waveforms of at most one window → their text tokens, in order
+Decoder = Callable[[Sequence[np.ndarray]], list[Decoded]]
+
+
+def torch_decoder(
+    model,
+    processor,
+    *,
+    language: str | None = None,
+    max_new_tokens: int | None = None,
+    states: States | None = None,
+) -> Decoder:
+    """How PyTorch turns a batch of waveforms into text tokens: features, encoder, greedy decoding.
+    `states` keeps the encoder's outputs.
+    """
+
+    def decode(audio: Sequence[np.ndarray]) -> list[Decoded]:
+        encoded = encode(model, input_features(model, processor, audio))
+        if states is not None:
+            states.keep(audio, encoded)
+        return greedy(model, encoded, language=language, max_new_tokens=max_new_tokens)
+
+    return decode
+
+
+def suppressed(model) -> list[int]:
+    """Tokens that are never said: the model's own list and all timestamps."""
+    settings = model.generation_config
+    return [
+        *(settings.suppress_tokens or []),
+        *range(settings.no_timestamps_token_id + 1, model.config.vocab_size),
+    ]
+
+
+def text_tokens(row: list[int], end: int) -> Decoded:
+    """What comes before the first `end` in a row of generated tokens."""
+    return Decoded(row[: row.index(end)], False) if end in row else Decoded(row, True)

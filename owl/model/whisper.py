@@ -1,0 +1,333 @@
+"""Load a Whisper, and the only file that knows its layout: blocks in order, linears of a block,
+tied weights, prompt tokens.
+
+Any `openai/whisper-*`, fine-tune or local folder whose config says `model_type: whisper`;
+safetensors only, no remote code. `proj_out` is the token embedding seen from the other side (tied):
+it is no block's linear, so nothing here can ever offer it for pruning.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
+
+from owl.errors import ConfigError, ModelError
+from owl.model.prompt import complete_settings, language_code
+from owl.model.shapes import kind_of
+
+SAMPLES_PER_FRAME = 320  # audio samples per encoder frame: hop 160, then a convolution of stride 2
+SELF_INPUTS, ENCODER_INPUTS = ("q_proj", "k_proj", "v_proj"), ("k_proj", "v_proj")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One weight matrix of a block. `name` as in "decoder.0.encoder_attn.q_proj"; linears of one
+    `inputs` name see the same input.
+    """
+
+    name: str
+    path: str  # in the model, as in "model.decoder.layers.0.encoder_attn.q_proj"
+    module: nn.Linear
+
+    @property
+    def kind(self) -> str:
+        """The name without the block: "encoder_attn.q_proj", "fc1"."""
+        return self.name.split(".", 2)[2]
+
+    @property
+    def inputs(self) -> str:
+        """Which input it sees: q/k/v of a self-attention share one; cross-attention k/v of *all*
+        decoder blocks share the encoder's output.
+        """
+        attention, _, projection = self.kind.rpartition(".")
+        if attention == "encoder_attn" and projection in ENCODER_INPUTS:
+            return "encoder output"
+        return "self_attn" if attention == "self_attn" and projection in SELF_INPUTS else self.kind
+
+
+@dataclass(frozen=True)
+class Block:
+    """One encoder or decoder layer, "encoder.3", with the linears in it that are targeted (all of
+    them from `blocks`).
+    """
+
+    name: str
+    module: nn.Module
+    linears: tuple[Linear, ...]
+
+    @property
+    def in_decoder(self) -> bool:
+        return self.name.startswith("decoder")
+
+    @cached_property
+    def weight_count(self) -> int:
+        return sum(linear.module.weight.numel() for linear in self.linears)
+
+
+def load(
+    name: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    cache_dir: str | None = None,
+):
+    """(model in eval mode on `device`, processor). Raises ModelError for whatever is missing,
+    broken or no Whisper.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
+        if config.model_type != "whisper":
+            raise ModelError(
+                f"'{name}' is a '{config.model_type}' model, not a Whisper; this tool prunes "
+                "Whisper models only"
+            )
+        model, info = kind_of(config).from_pretrained(
+            name, dtype=dtype, cache_dir=cache_dir, use_safetensors=True, output_loading_info=True
+        )
+        processor = WhisperProcessor.from_pretrained(name, cache_dir=cache_dir)
+        complete_settings(
+            model.generation_config, processor.tokenizer.get_vocab(), model.config.vocab_size
+        )
+    except ModelError:
+        raise
+    # transformers raises OSError, ValueError, SafetensorError and more for a folder that is not
+    # right
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"cannot load the model '{name}': {reason}\nGive a folder with config.json, "
+            "model.safetensors and the processor's files, "
+            "or a Hub id such as openai/whisper-tiny (needs a network, or HF_HOME with it "
+            "downloaded)"
+        ) from error
+    missing = [key for key in info["missing_keys"] if key != "proj_out.weight"]
+    if missing or info["mismatched_keys"]:
+        raise ModelError(
+            f"the checkpoint of '{name}' is incomplete: "
+            f"{(missing or list(info['mismatched_keys']))[:3]} missing or misshapen"
+        )
+    return model.to(device).eval(), processor
+
+
+def choose_device(wanted: str, use_mps: bool = True) -> torch.device:
+    """ "auto" prefers CUDA, then Apple MPS (unless `use_mps` is false), then the CPU. ConfigError
+    for a device that is not here.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if wanted == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps and use_mps else "cpu")
+    device = torch.device(wanted)
+    there = {
+        "cuda": cuda and (device.index or 0) < torch.cuda.device_count(),
+        "mps": mps,
+        "cpu": True,
+    }[device.type]
+    if not there:
+        raise ConfigError(
+            f"hardware.device: '{wanted}' was asked for, but PyTorch sees no such device; use "
+            "DEVICE=auto or DEVICE=cpu"
+        )
+    return device
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The floating-point type for `precision`; half precision on a CPU is slow and partly missing,
+    so there it is float32.
+    """
+    return torch.float32 if device.type == "cpu" else getattr(torch, precision)
+
+
+def blocks(model: WhisperForConditionalGeneration) -> list[Block]:
+    """Every block in the order the data flows: encoder blocks, then decoder blocks, each with all
+    its linears.
+    """
+    return list(_blocks(model))
+
+
+def _blocks(model: WhisperForConditionalGeneration) -> Iterator[Block]:
+    for stack in ("encoder", "decoder"):
+        for index, module in enumerate(getattr(model.model, stack).layers):
+            name, path = f"{stack}.{index}", f"model.{stack}.layers.{index}"
+            linears = [
+                (inner, linear)
+                for inner, linear in module.named_modules()
+                if isinstance(linear, nn.Linear)
+            ]
+            yield Block(
+                name,
+                module,
+                tuple(
+                    Linear(f"{name}.{inner}", f"{path}.{inner}", linear)
+                    for inner, linear in linears
+                ),
+            )
+
+
+def select(
+    every: Sequence[Block], targets: Sequence[str], excluded: Sequence[str]
+) -> tuple[list[Block], list[str]]:
+    """(all blocks with only their targeted linears, warnings). Names are dot-bounded prefixes, with
+    or without the leading "model.".
+
+    ConfigError for a target that matches nothing, or when nothing is left; a warning for an
+    exclusion that matches no linear.
+    """
+    linears = [linear for block in every for linear in block.linears]
+    for target in targets:
+        if not any(_covers(target, linear) for linear in linears):
+            known = sorted(
+                {linear.path.removeprefix("model.").rsplit(".", 3)[0] for linear in linears}
+            )[:4]
+            raise ConfigError(
+                f"pruning.target_modules: '{target}' matches no linear of the model; names look "
+                f"like {', '.join(known)}"
+            )
+    warnings = [
+        f"pruning.excluded_modules: '{name}' matches no linear"
+        for name in excluded
+        if not any(_covers(name, one) for one in linears)
+    ]
+    wanted = {
+        linear.name
+        for linear in linears
+        if any(_covers(target, linear) for target in targets)
+        and not any(_covers(name, linear) for name in excluded)
+    }
+    if not wanted:
+        raise ConfigError(
+            "pruning: target_modules minus excluded_modules leave no linear to prune; loosen one "
+            "of them"
+        )
+    kept = [
+        Block(block.name, block.module, tuple(one for one in block.linears if one.name in wanted))
+        for block in every
+    ]
+    return kept, warnings
+
+
+def _covers(prefix: str, linear: Linear) -> bool:
+    return (linear.path.removeprefix("model.") + ".").startswith(
+        prefix.removeprefix("model.") + "."
+    )
+
+
+def weight_counts(
+    model: WhisperForConditionalGeneration, targeted: Sequence[Block]
+) -> tuple[int, int]:
+    """(prunable weights, all parameters of the model; tied ones counted once)."""
+    return sum(block.weight_count for block in targeted), sum(
+        parameter.numel() for parameter in model.parameters()
+    )
+
+
+def zero_count(targeted: Sequence[Block]) -> int:
+    """Weights of the targeted linears that are exactly zero."""
+    return sum(
+        (linear.module.weight == 0).sum().item() for block in targeted for linear in block.linears
+    )
+
+
+def prompt_tokens(model: WhisperForConditionalGeneration, language: str | None = None) -> list[int]:
+    """The decoder's start: start of transcript; language and task if multilingual; no timestamps.
+
+    `language` is a code, name or token, "de", "German", "<|de|>" (default: the model's own, else
+    English); ModelError for an unknown one.
+    """
+    settings = model.generation_config
+    start, no_timestamps = model.config.decoder_start_token_id, settings.no_timestamps_token_id
+    if not getattr(settings, "is_multilingual", False):
+        return [start, no_timestamps]
+    token = f"<|{language_of(model, language)}|>"
+    if token not in settings.lang_to_id:
+        asked = language or getattr(settings, "language", None)
+        raise ModelError(
+            f"the model knows no language '{asked}'; it knows "
+            f"{', '.join(sorted(settings.lang_to_id)[:8])} …"
+        )
+    return [start, settings.lang_to_id[token], settings.task_to_id["transcribe"], no_timestamps]
+
+
+def language_of(model: WhisperForConditionalGeneration, language: str | None) -> str:
+    """The language code that transcription uses: the one asked for, else the model's own setting,
+    else English.
+    """
+    return language_code(language or getattr(model.generation_config, "language", None) or "en")
+
+
+def window_samples(processor: WhisperProcessor) -> int:
+    """Audio samples in the model's window (480,000 = 30 s for the stock models)."""
+    return processor.feature_extractor.n_samples
+
+
+def valid_frames(samples: int, model: WhisperForConditionalGeneration) -> int:
+    """Encoder frames that carry a clip's audio: ceil(samples / 320), at most the window; the rest
+    is padding.
+    """
+    return min(-(-samples // SAMPLES_PER_FRAME), model.config.max_source_positions)
+
+
+def embed_audio(model: WhisperForConditionalGeneration, features: Tensor) -> Tensor:
+    """What the first encoder block sees: (clips, mel bins, 2·frames) → (clips, frames, d); fewer
+    frames than the window are its start.
+    """
+    encoder = model.model.encoder
+    states = F.gelu(encoder.conv2(F.gelu(encoder.conv1(features)))).transpose(1, 2)
+    return states + encoder.embed_positions.weight[: states.shape[1]]
+
+
+def embed_text(model: WhisperForConditionalGeneration, tokens: Tensor) -> Tensor:
+    """What the first decoder block sees: (clips, tokens) → (clips, tokens, d)."""
+    decoder = model.model.decoder
+    return decoder.embed_tokens(tokens) + decoder.embed_positions.weight[: tokens.shape[1]]
+
+
+def run_block(block: Block, states: Tensor, encoder_output: Tensor | None = None) -> Tensor:
+    """One block forward, (clips, rows, d) → the same shape; a decoder block attends causally and to
+    `encoder_output`.
+    """
+    if not block.in_decoder:
+        return block.module(states, None)
+    rows = states.shape[1]
+    causal = torch.full(
+        (rows, rows), torch.finfo(states.dtype).min, dtype=states.dtype, device=states.device
+    ).triu(1)
+    return block.module(states, causal[None, None], encoder_output, use_cache=False)
+
+
+def finish_encoder(model: WhisperForConditionalGeneration, states: Tensor) -> Tensor:
+    """What the decoder attends to, from the last encoder block's output: (clips, frames, d) → the
+    same shape.
+    """
+    return model.model.encoder.layer_norm(states)
+
+
+def finish_decoder(model: WhisperForConditionalGeneration, states: Tensor) -> Tensor:
+    """Next-token logits from the last decoder block's output: (clips, tokens, d) → (clips, tokens,
+    vocabulary).
+    """
+    return model.proj_out(model.model.decoder.layer_norm(states))
+
+
+def teacher_forced(
+    model: WhisperForConditionalGeneration, features: Tensor, tokens: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """(states, logits (clips, tokens, vocabulary)), with gradients; unlike the model's own forward
+    for any even number of mel frames.
+
+    `states`: what each block puts out, by the block's name, and the two stacks' normed outputs
+    "encoder" and "decoder", (clips, rows, d).
+    """
+    audio, text, states = embed_audio(model, features), embed_text(model, tokens), {}
+    every = blocks(model)
+    for block in every:
+        if not block.in_decoder:
+            states[block.name] = audio = run_block(block, audio)
+    states["encoder"] = audio = finish_encoder(model, audio)
+    for block in every:
+        if block.in_decoder:
+            states[block.name] = text = run_block(block, text, audio)
+    states["decoder"] = text = model.model.decoder.layer_norm(text)
+    return states, model.proj_out(text)

@@ -1,0 +1,106 @@
+"""Figures of a sweep: many methods and allocations at many sparsities. Tables (as
+`owl.sweep.tables` makes them) and Axes in, those Axes out.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from owl.plots.axes import REFERENCE, percent
+
+METHOD_COLORS = {
+    "magnitude": "#999999",
+    "wanda": "#E69F00",
+    "sparsegpt": "#0072B2",
+    "alps": "#009E73",
+}
+ALLOCATION_STYLES = {
+    "uniform": "-",
+    "owl": "--",
+    "owl-equal": (0, (1, 1)),
+    "dlp": (0, (5, 1, 1, 1)),
+    "alpha": "-.",
+    "measured": ":",
+}
+MARKERS = {"uniform": "o", "owl": "s", "owl-equal": "v", "dlp": "^", "alpha": "D", "measured": "*"}
+
+
+def grid_lines(
+    table: pd.DataFrame,
+    ax: Axes,
+    *,
+    value: str,
+    dense: float | None = None,
+    top: float | None = None,
+) -> Axes:
+    """table: method, allocation, sparsity, `value` ("kl", log scale, or "wer") and its low/high: a
+    line per method and allocation.
+
+    dense: the dense model's value as a thin grey line. top: where the axis ends; what lies above is
+    cut.
+    """
+    low, high = ("kl_low", "kl_high") if value == "kl" else ("low", "high")
+    for (method, allocation), rows in table.groupby(["method", "allocation"], sort=False):
+        rows = rows.sort_values("sparsity")
+        look = {
+            "color": METHOD_COLORS[method],
+            "linestyle": ALLOCATION_STYLES[allocation],
+            "marker": MARKERS[allocation],
+        }
+        ax.plot(rows.sparsity, rows[value], markersize=5, linewidth=1.3, **look)
+        ax.vlines(
+            rows.sparsity, rows[low], rows[high], color=look["color"], linewidth=3, alpha=0.18
+        )
+    if dense is not None:
+        ax.axhline(dense, color=REFERENCE, linewidth=0.8)
+    if value == "kl":
+        ax.set(yscale="log", ylabel="KL to the dense model (nats per token)")
+    else:
+        ax.set_ylabel("word error rate")
+        ax.yaxis.set_major_formatter(percent())
+        ax.set_ylim(0, top)
+    ax.set_xlabel("sparsity of the prunable weights")
+    ax.xaxis.set_major_formatter(percent())
+    return ax
+
+
+def grid_legend(table: pd.DataFrame, ax: Axes) -> Axes:
+    """What the colours (methods) and line styles (allocations) of `grid_lines` mean, beside the
+    axes.
+    """
+    handles = [
+        Line2D([], [], color=METHOD_COLORS[name], label=name) for name in table.method.unique()
+    ]
+    handles += [
+        Line2D(
+            [], [], color="0.3", linestyle=ALLOCATION_STYLES[name], marker=MARKERS[name], label=name
+        )
+        for name in table.allocation.unique()
+    ]
+    ax.legend(handles=handles, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return ax
+
+
+def allocation_map(table: pd.DataFrame, ax: Axes, *, target: float) -> Axes:
+    """table: one row per method and allocation, one column per block, sparsity (fraction): colour
+    around the target, number inside.
+    """
+    values = table.to_numpy(dtype=float)
+    reach = max(0.05, np.abs(values - target).max())
+    ax.imshow(values, cmap="RdBu_r", vmin=target - reach, vmax=target + reach, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        ax.text(
+            column,
+            row,
+            f"{value:.0%}",
+            ha="center",
+            va="center",
+            color="white" if abs(value - target) > 0.7 * reach else "black",
+        )
+    ax.set_xticks(range(values.shape[1]), [str(name) for name in table.columns])
+    ax.set_yticks(range(values.shape[0]), [" + ".join(name) for name in table.index])
+    ax.tick_params(length=0)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    return ax

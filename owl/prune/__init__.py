@@ -1,0 +1,3 @@
+"""Notebooks 01 and 02: statistics block by block, allocations, sequential pruning, measured
+search.
+"""

@@ -1,0 +1,128 @@
+"""What the decoder reads while calibration clips run through the model: text tokens per clip, and
+which clips have none.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tqdm import tqdm
+
+from owl.config.load import Config
+from owl.data.load import Clip, Dataset
+from owl.errors import DataError
+from owl.kernels.scoring import is_repetitive
+from owl.model.decoding import torch_decoder
+from owl.model.whisper import window_samples
+from owl.prune.calibration import Batch, prepare
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Calibration clips that have usable text, their text tokens (no prompt, no end), and why the
+    others were dropped.
+    """
+
+    clips: list[Clip]
+    tokens: list[list[int]]
+    dropped: dict[str, int]
+    language: str | None
+
+    def pick(self, chosen: Sequence[int]) -> "Labels":
+        """Only the clips with these indices."""
+        return replace(
+            self, clips=[self.clips[i] for i in chosen], tokens=[self.tokens[i] for i in chosen]
+        )
+
+    def hold_out(self, every: int) -> tuple["Labels", "Labels"]:
+        """(the rest, each `every`-th clip); of fewer clips the last is held out, and a single clip
+        is in both.
+        """
+        count = len(self.clips)
+        away = range(every - 1, count, every) or range(count - 1, count)
+        return self.pick([i for i in range(count) if i not in away] or away), self.pick(away)
+
+
+def calibration_labels(config: Config, model, processor, dataset: Dataset) -> Labels:
+    """Text tokens per calibration clip: the dense model's own greedy transcript of the first
+    window, or the reference text.
+
+    Dropped and counted: transcripts that hit the token cap, repeat themselves or are empty;
+    references of clips beyond the window. DataError when nothing is left.
+    """
+    by_model = config.pruning.calibration.labels == "model"
+    rows = (
+        _transcripts(config, model, processor, dataset)
+        if by_model
+        else _references(processor, dataset)
+    )
+    kept = [(clip, tokens) for clip, tokens, problem in rows if problem is None]
+    problems = [problem for _, _, problem in rows if problem is not None]
+    if not kept:
+        raise DataError(
+            f"no calibration clip of '{dataset.name}' has usable text ({problems[0]}); use labels "
+            '"reference", other audio or another model'
+        )
+    dropped = {name: problems.count(name) for name in sorted(set(problems))}
+    return Labels(
+        [clip for clip, _ in kept], [tokens for _, tokens in kept], dropped, dataset.language
+    )
+
+
+def saved_labels(dataset: Dataset, saved: Sequence[dict]) -> Labels:
+    """The labels that an earlier notebook saved as [{"id", "tokens"}], for the clips of the same
+    dataset.
+    """
+    tokens = {row["id"]: row["tokens"] for row in saved}
+    clips = [clip for clip in dataset.clips if clip.id in tokens]
+    return Labels(clips, [tokens[clip.id] for clip in clips], {}, dataset.language)
+
+
+def calibration_batches(config: Config, model, processor, labels: Labels) -> list[Batch]:
+    """Fresh batches for one `owl.prune.calibration.walk`, with the config's batch size and
+    treatment of padding.
+    """
+    return prepare(
+        model,
+        processor,
+        labels.clips,
+        labels.tokens,
+        language=labels.language,
+        padding=config.pruning.calibration.padding,
+        batch_size=config.evaluation.batch_size,
+    )
+
+
+def _transcripts(
+    config: Config, model, processor, dataset: Dataset
+) -> list[tuple[Clip, list[int], str | None]]:
+    size, rows = config.evaluation.batch_size, []
+    decode = torch_decoder(
+        model, processor, language=dataset.language, max_new_tokens=config.evaluation.max_new_tokens
+    )
+    for start in tqdm(range(0, len(dataset.clips), size), desc="calibration text", unit="batch"):
+        part = dataset.clips[start : start + size]
+        for clip, one in zip(part, decode([clip.audio for clip in part])):
+            text = processor.tokenizer.decode(one.tokens, skip_special_tokens=True)
+            problem = (
+                "token cap"
+                if one.capped
+                else "repetition"
+                if is_repetitive(text)
+                else None
+                if text.strip()
+                else "no text"
+            )
+            rows.append((clip, one.tokens, problem))
+    return rows
+
+
+def _references(processor, dataset: Dataset) -> list[tuple[Clip, list[int], str | None]]:
+    limit = window_samples(processor)
+    return [
+        (
+            clip,
+            processor.tokenizer(clip.text, add_special_tokens=False).input_ids,
+            None if len(clip.audio) <= limit else "longer than the window",
+        )
+        for clip in dataset.clips
+    ]

@@ -1,0 +1,1 @@
+"""Training of what pruning left, from the dense model."""

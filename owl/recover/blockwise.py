@@ -1,0 +1,146 @@
+"""Block-wise recovery: one block after the other trained to what the dense block puts out, masks
+frozen, nothing labelled.
+
+The pruned block sees the inputs that the recovered blocks before it produce, and its target is the
+dense block's output on the dense model's inputs, so it also repairs what earlier blocks broke
+(EBFT, Guo et al., arXiv 2402.12419). Only token rows count, as in calibration.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from owl.model.whisper import Block, finish_encoder
+from owl.prune.calibration import Batch, forward, store
+from owl.recover import training
+
+RATE = 1e-3  # a good peak learning rate of Adam for blocks of any width we tried (128)
+
+
+@dataclass(frozen=True)
+class RecoveredBlock:
+    """Relative output errors ‖a − b‖² / ‖b‖² of a block on the held-out clips, before and after;
+    `steps` and `seconds` spent on it.
+    """
+
+    block: str
+    before: float
+    after: float
+    steps: int
+    seconds: float
+
+
+@dataclass
+class Pair:
+    """One batch of clips in both models: `student` and `teacher` hold their own states and the same
+    rows.
+    """
+
+    student: Batch
+    teacher: Batch
+
+
+def recover_blocks(
+    student,
+    teacher,
+    every: Sequence[Block],
+    dense: Sequence[Block],
+    batches: Sequence[Batch],
+    held_out: Sequence[Batch],
+    *,
+    epochs: int,
+    rate: float,
+    seed: int,
+) -> Iterator[RecoveredBlock]:
+    """Train every block of `student` (`every`) to its dense counterpart (`dense`) in place, and
+    yield what came of it, block by block.
+
+    `batches` and `held_out` are clips as from `owl.prune.calibration.prepare`; they are left as
+    they are. Adam with a cosine to zero over `epochs` passes; after each pass the held-out error is
+    looked at and the best weights are kept, the first ones included: no block ends with a higher
+    held-out error than it began with.
+    """
+    precision = next(teacher.parameters()).dtype
+    train, check = (
+        [Pair(_own(batch), _own(batch, precision)) for batch in part]
+        for part in (batches, held_out)
+    )
+    for index, (block, wanted) in enumerate(
+        tqdm(list(zip(every, dense, strict=True)), desc="blockwise", unit="block")
+    ):
+        if block.in_decoder and not every[index - 1].in_decoder:
+            _finish_encoder(student, teacher, [*train, *check])
+        with torch.no_grad():
+            for pair in [*train, *check]:
+                store(wanted, pair.teacher, forward(wanted, pair.teacher))
+        row = _recover_block(block, train, check, epochs=epochs, rate=rate, seed=seed + index)
+        with torch.no_grad():
+            for pair in [*train, *check]:
+                store(block, pair.student, forward(block, pair.student))
+        yield row
+
+
+def _recover_block(
+    block: Block,
+    train: Sequence[Pair],
+    check: Sequence[Pair],
+    *,
+    epochs: int,
+    rate: float,
+    seed: int,
+) -> RecoveredBlock:
+    started = time.perf_counter()
+    parameters, pruned = training.trainable([block]), training.masks([block])
+    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
+    draw = torch.Generator().manual_seed(seed)
+    errors, best = [_error(block, check)], training.snapshot(parameters)
+    epochs = epochs if errors[0] > 0 else 0  # a block that nothing changed has nothing to learn
+    total = epochs * len(train)
+    for epoch in range(epochs):
+        for number, index in enumerate(torch.randperm(len(train), generator=draw).tolist()):
+            off, scale = _distance(block, train[index])
+            training.step(
+                optimiser,
+                off / scale,
+                pruned,
+                training.learning_rate(rate, (epoch * len(train) + number) / total),
+            )
+        errors.append(_error(block, check))
+        if errors[-1] < min(errors[:-1]):
+            best = training.snapshot(parameters)
+    training.restore(parameters, best)
+    return RecoveredBlock(block.name, errors[0], min(errors), total, time.perf_counter() - started)
+
+
+@torch.no_grad()
+def _error(block: Block, pairs: Sequence[Pair]) -> float:
+    sums = [_distance(block, pair) for pair in pairs]
+    return sum(off.item() for off, _ in sums) / sum(scale.item() for _, scale in sums)
+
+
+def _distance(block: Block, pair: Pair) -> tuple[Tensor, Tensor]:
+    """(‖a − b‖², ‖b‖²) over the token rows: a the block's output, b what the teacher's batch holds
+    already.
+    """
+    rows = pair.student.text_rows if block.in_decoder else pair.student.audio_rows
+    wanted = (pair.teacher.text if block.in_decoder else pair.teacher.audio)[rows].float()
+    return (
+        forward(block, pair.student)[rows].float() - wanted
+    ).square().sum(), wanted.square().sum()
+
+
+def _own(batch: Batch, precision: torch.dtype = torch.float32) -> Batch:
+    """A copy that autograd may use: `prepare` makes its tensors in inference mode."""
+    audio, text = (states.clone().to(precision) for states in (batch.audio, batch.text))
+    return Batch(audio, batch.audio_rows.clone(), text, batch.text_rows.clone())
+
+
+@torch.no_grad()
+def _finish_encoder(student, teacher, pairs: Sequence[Pair]) -> None:
+    for pair in pairs:
+        pair.student.audio = finish_encoder(student, pair.student.audio)
+        pair.teacher.audio = finish_encoder(teacher, pair.teacher.audio)

@@ -1,0 +1,91 @@
+"""What both ways of recovery share: frozen masks, the learning-rate curve, and a state file that an
+interrupted training goes on from.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from owl.model.whisper import Block
+from owl.run.files import whole_file
+
+WARM_UP = 0.05  # share of the training during which the learning rate rises
+
+
+def trainable(every: Sequence[Block]) -> list[nn.Parameter]:
+    """All parameters of the blocks: weights, biases and norms; embeddings, convolutions and the
+    final norms stay the dense model's.
+    """
+    return [parameter for block in every for parameter in block.module.parameters()]
+
+
+def masks(every: Sequence[Block]) -> list[tuple[nn.Parameter, Tensor]]:
+    """(weight, True where it is zero and stays zero) of every targeted linear that has zeros."""
+    weights = [linear.module.weight for block in every for linear in block.linears]
+    return [(weight, zero) for weight in weights if (zero := weight.detach() == 0).any()]
+
+
+def step(
+    optimiser: torch.optim.Optimizer,
+    loss: Tensor,
+    pruned: Sequence[tuple[nn.Parameter, Tensor]],
+    rate: float,
+) -> None:
+    """One step of `optimiser` at learning rate `rate`, gradient norm at most 1; pruned weights get
+    no gradient and are 0 afterwards.
+    """
+    optimiser.zero_grad()
+    loss.backward()
+    for weight, zero in pruned:
+        weight.grad.masked_fill_(zero, 0)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+        nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimiser.step()
+    for weight, zero in pruned:
+        weight.data.masked_fill_(zero, 0)
+
+
+def learning_rate(peak: float, progress: float) -> float:
+    """Linear warm-up, then a cosine to zero; `progress` in [0, 1] is the share of the training that
+    is done.
+    """
+    return (
+        peak
+        * min(1.0, (progress + 0.01) / WARM_UP)
+        * 0.5
+        * (1 + math.cos(math.pi * min(1.0, progress)))
+    )
+
+
+def snapshot(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of the values."""
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+def restore(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Put a `snapshot` back."""
+    with torch.no_grad():
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def save_state(path: Path, key: str, state: dict) -> None:
+    """Write `state` (tensors, numbers, lists of them) whole or not at all; `key` says which
+    training it belongs to.
+    """
+    with whole_file(path) as temporary:
+        torch.save({"key": key, "state": state}, temporary)
+
+
+def load_state(path: Path, key: str) -> dict | None:
+    """What `save_state` left for the training `key`; None if nothing is there or it belongs to
+    another one.
+    """
+    if not path.exists():
+        return None
+    found = torch.load(path, weights_only=True)
+    return found["state"] if found["key"] == key else None

@@ -1,0 +1,173 @@
+"""The pages a reader opens: every executed notebook as HTML, summary.json, and one index page over
+them.
+
+`python -m owl.report.pages RUN` reads `reports/<run>/*.ipynb` and `runs/<run>/*.json`. Pages open
+offline: no script, nothing fetched. Nothing is computed here that a notebook did not; summary.json
+and index.html come last, so a report that has them is complete.
+"""
+
+import base64
+import json
+import sys
+from html import escape
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader
+
+from owl import ROOT, setup
+from owl.export.advice import table
+from owl.run import provenance
+from owl.run.files import whole_file
+
+TEMPLATES = Path(__file__).parent / "templates"
+SCHEMA_VERSION = 1
+
+
+def main(run: str) -> None:
+    """Write all pages of `run`."""
+    setup(models=False)  # before this import
+    import nbformat
+
+    source, target = ROOT / "runs" / run, ROOT / "reports" / run
+    notebooks = {
+        path.stem: nbformat.read(path, as_version=4) for path in sorted(target.glob("0*.ipynb"))
+    }
+    pages = [
+        {"file": f"{stem}.html", "title": title_of(notebook), "seconds": seconds_of(notebook)}
+        for stem, notebook in notebooks.items()
+    ]
+    for page, notebook in zip(pages, notebooks.values()):
+        write(
+            target / page["file"],
+            render_notebook(notebook, page["title"], navigation(pages, page["file"])),
+        )
+    artefacts = {
+        name: json.loads((source / f"{name}.json").read_text())
+        for name in ("outliers", "pruning", "evaluation", "export")
+    }
+    summary = summarise(
+        run, artefacts, {stem: seconds_of(notebook) for stem, notebook in notebooks.items()}
+    )
+    write(target / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    figures = {
+        name: base64.b64encode((source / f"{name}.png").read_bytes()).decode()
+        for name in ("layer_allocation", "deployment")
+    }
+    write(
+        target / "index.html",
+        render_index(run, summary, artefacts["pruning"]["seconds"], figures, pages),
+    )
+
+
+def summarise(run: str, artefacts: dict, seconds: dict[str, float]) -> dict:
+    """The machine-readable result of a run; every value comes from an artefact."""
+    facts = artefacts["export"]["provenance"]
+    settings, pruning = facts["config"]["pruning"], artefacts["pruning"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": run,
+        "model": facts["config"]["model"]["name"],
+        "method": settings["method"],
+        "allocation": artefacts["outliers"]["allocation"],
+        "pattern": artefacts["outliers"]["pattern"],
+        "recovery": settings["recovery"],
+        "recovery_result": pruning["recovery"],
+        "target_sparsity": settings["sparsity"],
+        "sparsity_prunable": pruning["sparsity_prunable"],
+        "sparsity_model": pruning["sparsity_model"],
+        "seconds": seconds,
+        "peak_rss_bytes": max(artefact["peak_rss_bytes"] for artefact in artefacts.values()),
+        "blocks": artefacts["outliers"]["blocks"],
+        "datasets": artefacts["evaluation"]["datasets"],
+        "exports": artefacts["export"]["exports"],
+        "dense_exports": artefacts["export"]["dense"],
+        "not_exported": artefacts["export"]["not_exported"],
+        "recommendation": artefacts["export"]["recommendation"],
+        "provenance": facts,
+    }
+
+
+def render_notebook(notebook, title: str, links: str) -> str:
+    """One executed notebook as a page; cells and inputs are hidden by their tags, progress bars
+    (stderr) are left out.
+    """
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config as Traits
+
+    settings = Traits()
+    settings.TagRemovePreprocessor.remove_cell_tags = {"remove-cell"}
+    settings.TagRemovePreprocessor.remove_input_tags = {"hide-input", "injected-parameters"}
+    settings.TagRemovePreprocessor.enabled = True
+    exporter = HTMLExporter(
+        template_name="notebook", extra_template_basedirs=[str(TEMPLATES)], config=settings
+    )
+    exporter.register_preprocessor("nbconvert.preprocessors.TagRemovePreprocessor", enabled=True)
+    resources = {
+        "report_title": title,
+        "report_style": (TEMPLATES / "style.css").read_text(),
+        "report_navigation": links,
+    }
+    return exporter.from_notebook_node(notebook, resources=resources)[0]
+
+
+def render_index(
+    run: str, summary: dict, prune_seconds: float, figures: dict[str, str], pages: list[dict]
+) -> str:
+    """The first page: headline, house figure, tables and links."""
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
+    return environment.get_template("index.html.j2").render(
+        run=run,
+        summary=summary,
+        model=provenance.model_label(summary["model"]),
+        figures=figures,
+        deployment=deployment_table(summary),
+        pages=pages,
+        prune_seconds=prune_seconds,
+        total_seconds=sum(summary["seconds"].values()),
+        style=(TEMPLATES / "style.css").read_text(),
+        navigation=navigation(pages, "index.html"),
+        provenance=[("run", run), *provenance.rows(summary["provenance"])],
+        percent=lambda share: f"{100 * share:.2f} %",
+        signed=lambda share: f"{100 * share:+.2f} %",
+    )
+
+
+def deployment_table(summary: dict) -> str:
+    """The deployment table as HTML, the same as in 04_export; empty where nothing was exported or
+    refused.
+    """
+    if not summary["exports"] and not summary["not_exported"]:
+        return ""
+    return table([*summary["dense_exports"], *summary["exports"]]).to_html()
+
+
+def navigation(pages: list[dict], here: str) -> str:
+    """Links to all pages, the present one in bold."""
+    names = [
+        ("index.html", "Summary"),
+        *((page["file"], page["file"].removesuffix(".html").replace("_", " ")) for page in pages),
+    ]
+    return "".join(
+        f"<b>{escape(text)}</b>" if file == here else f'<a href="{file}">{escape(text)}</a>'
+        for file, text in names
+    )
+
+
+def title_of(notebook) -> str:
+    """The notebook's first heading."""
+    return notebook.cells[0].source.splitlines()[0].lstrip("# ")
+
+
+def seconds_of(notebook) -> float:
+    """How long papermill took to execute it, seconds."""
+    return notebook.metadata["papermill"]["duration"]
+
+
+def write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""Notebook 05: the grid of methods, its jobs, its tables."""

@@ -1,0 +1,203 @@
+"""A sweep on paper: which points there are, which job makes them, and what each needs. Running is
+`owl.sweep.jobs`, measuring `owl.sweep.point`.
+
+A point is one model × method × allocation × sparsity × calibration seed; a job makes the points of
+all sparsities of the rest.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ValidationError, model_validator
+
+from owl import ROOT
+from owl.config import load as configs
+from owl.config.checks import check, unique
+from owl.config.load import Config
+from owl.config.problems import describe
+from owl.config.schema import Allocation, Method, Section, Sparsity, Text
+from owl.errors import ConfigError
+from owl.run import cache
+from owl.run.resolve import fingerprints
+
+Pair = Annotated[list[str], check(lambda pair: len(pair) == 2, "must be [method, allocation]")]
+Some = check(len, "must not be empty")
+Seed = Annotated[int, check(lambda value: value >= 0, "must be a whole number of at least 0")]
+
+
+class Repeats(Section):
+    """Points that are measured again with other calibration seeds."""
+
+    seeds: Annotated[list[Seed], unique()] = []
+    sparsities: Annotated[list[Sparsity], unique()] = []
+    pairs: list[Pair] = []
+
+
+class Grid(Section):
+    """A sweep's JSON file. `models` maps a short name to a config file, from the sweep file's
+    folder; `seed` is the calibration seed of the grid, `repeats` measures some pairs again with
+    other seeds, `baseline` is the pair that the best is compared with."""
+
+    models: Annotated[dict[Text, Text], Some]
+    methods: Annotated[list[Method], unique(), Some]
+    allocations: Annotated[list[Allocation], unique(), Some]
+    sparsities: Annotated[list[Sparsity], unique(), Some]
+    seed: Seed = 0
+    repeats: Repeats = Repeats()
+    baseline: Pair = ["sparsegpt", "owl"]
+
+    @model_validator(mode="after")
+    def pairs_are_in_the_grid(self) -> "Grid":
+        for method, allocation in [self.baseline, *self.repeats.pairs]:
+            if method not in self.methods or allocation not in self.allocations:
+                raise ValueError(
+                    f"[{method}, {allocation}] is not in the grid; add it to methods and "
+                    "allocations, or name another pair"
+                )
+        if self.seed in self.repeats.seeds:
+            raise ValueError(
+                f"repeats.seeds holds {self.seed}, the grid's own seed; name other seeds"
+            )
+        if len(self.repeats.pairs) > len({tuple(pair) for pair in self.repeats.pairs}):
+            raise ValueError("repeats.pairs names a pair twice; name each once")
+        for name in self.models:
+            if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+                raise ValueError(
+                    f"models: '{name}' becomes part of file names; use letters, digits, dots, "
+                    "dashes and underscores"
+                )
+        return self
+
+
+@dataclass(frozen=True)
+class Job:
+    """All sparsities of one model, method, allocation and calibration seed."""
+
+    sweep: str
+    config: str  # the model's config file
+    model: str
+    method: str
+    allocation: str
+    seed: int
+    sparsities: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}-{self.method}-{self.allocation}-seed{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return folder_of(self.sweep)
+
+    def config_at(self, sparsity: float) -> Config:
+        """The complete config of one point."""
+        config = configs.load(
+            self.config,
+            {"method": self.method, "allocation": self.allocation, "sparsity": sparsity},
+        )
+        calibration = config.pruning.calibration.model_copy(update={"seed": self.seed})
+        return config.model_copy(
+            update={"pruning": config.pruning.model_copy(update={"calibration": calibration})}
+        )
+
+    def path(self, sparsity: float) -> Path:
+        """Where a point's result lies."""
+        return self.folder / "points" / f"{self.name}-s{sparsity:g}.json"
+
+    def missing(self) -> list[float]:
+        """Sparsities without a result of this very config, input and code."""
+        return [
+            sparsity
+            for sparsity in self.sparsities
+            if not is_done(self.path(sparsity), self.config_at(sparsity))
+        ]
+
+
+def load(path: str | os.PathLike) -> Grid:
+    """The sweep in a JSON file, its model configs as absolute paths. ConfigError with one problem a
+    line.
+    """
+    try:
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        grid = Grid.model_validate(raw)
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give a sweep's JSON file, e.g. "
+            "SWEEP=configs/sweeps/default.json"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path}: not valid JSON at line {error.lineno}: {error.msg}; fix it there"
+        ) from None
+    except ValidationError as error:
+        raise ConfigError(
+            "\n".join(
+                describe(problem, str(path), {}) for problem in error.errors(include_url=False)
+            )
+        ) from None
+    folder = Path(os.path.abspath(path)).parent
+    found = grid.model_copy(
+        update={"models": {name: str(folder / config) for name, config in grid.models.items()}}
+    )
+    for job in jobs_of(path, found):
+        pruning = job.config_at(
+            job.sparsities[0]
+        ).pruning  # a config that cannot work is refused before anything runs
+        if pruning.recovery != "none" or pruning.pattern == "structured":
+            raise ConfigError(
+                f"{job.config}: a sweep compares one-shot unstructured or N:M results; set "
+                "recovery to none, the pattern to one of these"
+            )
+    return found
+
+
+def jobs_of(path: str | os.PathLike, grid: Grid) -> list[Job]:
+    """Every job of a sweep, the repeats last."""
+    jobs = []
+    for name, config in grid.models.items():
+        seeds = [
+            (grid.seed, grid.sparsities, [(m, a) for m in grid.methods for a in grid.allocations])
+        ]
+        seeds += [
+            (seed, grid.repeats.sparsities, grid.repeats.pairs)
+            for seed in grid.repeats.seeds
+            if grid.repeats.sparsities
+        ]
+        jobs += [
+            Job(name_of(path), config, name, method, allocation, seed, tuple(sparsities))
+            for seed, sparsities, pairs in seeds
+            for method, allocation in pairs
+        ]
+    return jobs
+
+
+def name_of(path: str | os.PathLike) -> str:
+    """A sweep is named after its file."""
+    return Path(path).stem
+
+
+def folder_of(sweep: str) -> Path:
+    """Where a sweep's dense results, points and executed notebooks lie."""
+    return ROOT / "runs" / f"sweep-{sweep}"
+
+
+def key_of(config: Config) -> str:
+    """Key of what a point depends on: its config, the files of its model and datasets, the kernels'
+    code.
+    """
+    return cache.key(None, [], [config.digest(), fingerprints(config)], "owl.sweep.point")
+
+
+def is_done(path: Path, config: Config) -> bool:
+    """Is this result there, and from this very config, input and code?"""
+    return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key_of(
+        config
+    )
