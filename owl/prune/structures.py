@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from owl.kernels.gram import centred, energy
 from owl.kernels.structured import (
-    centred,
     columns_of,
     fit_budgets,
     influence,
@@ -242,8 +242,8 @@ def _cut(
         index = columns_of(torch.tensor(kept, device=weight.device), unit.size)
         refitted = refit(weight, gram, index, damping=damping)
         change = weight.index_add(1, index, -refitted)
-        error = _squared(change, gram) / max(
-            _squared(weight, statistics[f"{block.name}.{unit.path}"].gram.to(gram)), 1e-300
+        error = energy(change, gram) / max(
+            energy(weight, statistics[f"{block.name}.{unit.path}"].gram.to(gram)), 1e-300
         )
         unit.keep(torch.tensor(kept))
         unit.output.weight.data.copy_(refitted)
@@ -276,8 +276,3 @@ def _problem(
     )
     total = seen.total.to(weight)
     return weight, centred(seen.gram.to(weight), total, seen.rows), total / max(1, seen.rows)
-
-
-def _squared(weight: Tensor, gram: Tensor) -> float:
-    """‖XWᵀ‖² from XᵀX."""
-    return ((weight @ gram) * weight).sum().item()
