@@ -116,9 +116,7 @@ def test_the_error_is_that_of_the_outputs():
     assert relative_output_error(before, after, inputs.T @ inputs) == pytest.approx(
         direct.item(), rel=1e-4
     )
-    assert (
-        relative_output_error(torch.zeros(4, 6), torch.zeros(4, 6), inputs.T @ inputs) == 0
-    )
+    assert relative_output_error(torch.zeros(4, 6), torch.zeros(4, 6), inputs.T @ inputs) == 0
 
 
 def test_a_solver_that_misses_its_target_is_caught(monkeypatch):
