@@ -125,7 +125,10 @@ def distill(
     """
     parameters, pruned = training.trainable(every), training.masks(every)
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
-    state = _resume(state_file, key, parameters, optimiser) or _start(student, parameters, held_out)
+    state = _resume(state_file, key, parameters, optimiser)
+    if state is None:
+        state = {"step": 0, "seconds": 0.0, "curve": []}
+        _look(state, student, parameters, held_out)
     began, saved = time.monotonic() - state["seconds"], time.monotonic()
     per_epoch = batches_per_pass(len(examples), batch_size)
     lengths = [len(one.audio) for one in examples]
@@ -165,16 +168,11 @@ def _progress(state: dict, minutes: float | None, steps: int | None) -> float:
     return state["step"] / steps if steps is not None else state["seconds"] / (60 * minutes)
 
 
-def _start(student, parameters: Sequence[nn.Parameter], held_out: Sequence[Target]) -> dict:
-    curve = [{"step": 0, "minutes": 0.0, "kl": divergence(student, held_out)}]
-    return {"step": 0, "seconds": 0.0, "curve": curve, "best": training.snapshot(parameters)}
-
-
 def _look(
     state: dict, student, parameters: Sequence[nn.Parameter], held_out: Sequence[Target]
 ) -> None:
     kl = divergence(student, held_out)
-    if kl < min(row["kl"] for row in state["curve"]):
+    if not state["curve"] or kl < min(row["kl"] for row in state["curve"]):
         state["best"] = training.snapshot(parameters)
     state["curve"].append({"step": state["step"], "minutes": state["seconds"] / 60, "kl": kl})
 

@@ -15,8 +15,7 @@ import pandas as pd
 
 from owl.errors import DataError
 from owl.model.whisper import Block, blocks, window_samples
-from owl.prune import calibration
-from owl.prune.calibration_text import Labels
+from owl.prune.calibration_text import Labels, calibration_batches
 from owl.recover import blockwise, distill, training
 from owl.recover.blockwise import RecoveredBlock
 from owl.recover.distill import Target
@@ -193,7 +192,12 @@ def _by_block(
     lessons: Lessons, student, every: Sequence[Block], epochs: int, rate: float
 ) -> Trained:
     measure = lambda: distill.divergence(student, lessons.answers)
-    batches = [_batches(lessons, student, labels) for labels in (lessons.learned, lessons.held_out)]
+    config, processor = lessons.run.config, lessons.processor
+    size = config.pruning.recovery_batch_size
+    batches = [
+        calibration_batches(config, student, processor, labels, size)
+        for labels in (lessons.learned, lessons.held_out)
+    ]
     steps, seconds, rows, points = 0, 0.0, [], [Point(0, 0.0, measure())]
     for row in blockwise.recover_blocks(
         student,
@@ -203,7 +207,7 @@ def _by_block(
         *batches,
         epochs=epochs,
         rate=rate,
-        seed=lessons.run.config.pruning.calibration.seed,
+        seed=config.pruning.calibration.seed,
     ):
         steps, seconds = steps + row.steps, seconds + row.seconds
         points.append(Point(steps, seconds / 60, measure()))
@@ -249,16 +253,3 @@ def _examples(labels: Labels, processor) -> list[Example]:
     return [
         Example(clip.audio[:limit], tokens) for clip, tokens in zip(labels.clips, labels.tokens)
     ]
-
-
-def _batches(lessons: Lessons, student, labels: Labels) -> list[calibration.Batch]:
-    settings = lessons.run.config.pruning
-    return calibration.prepare(
-        student,
-        lessons.processor,
-        labels.clips,
-        labels.tokens,
-        language=labels.language,
-        padding=settings.calibration.padding,
-        batch_size=settings.recovery_batch_size,
-    )

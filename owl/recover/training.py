@@ -87,12 +87,8 @@ def learning_rate(peak: float, progress: float) -> float:
     """Linear warm-up, then a cosine to zero; `progress` in [0, 1] is the share of the training that
     is done.
     """
-    return (
-        peak
-        * min(1.0, (progress + 0.01) / WARM_UP)
-        * 0.5
-        * (1 + math.cos(math.pi * min(1.0, progress)))
-    )
+    warm = min(1.0, (progress + 0.01) / WARM_UP)
+    return peak * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def snapshot(parameters: Sequence[Tensor]) -> list[Tensor]:
