@@ -1,5 +1,5 @@
-"""The measured allocation: the budget against brute force, the fitness against whole forward passes,
-the search and its driver on a tiny Whisper.
+"""The measured allocation: the budget against brute force, the fitness against whole forward
+passes, the search and its driver on a tiny Whisper.
 
 What is only behaviour: the model comes out as it went in; equal seeds give equal results.
 """
