@@ -308,20 +308,22 @@ def test_a_killed_worker_loses_nothing_and_leaves_nothing_running(sweep_file, mo
     path = sweep_file.rename(sweep_file.with_name(f"test-{uuid.uuid4().hex}.json"))
     kept, killed = jobs = jobs_of(path)[:2]
     try:
-        with distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as cluster:
-            with ThreadPoolExecutor(1) as pool:
-                run = pool.submit(
-                    lambda: list(jobs.on_cluster(str(path), jobs, cluster.scheduler_address))
-                )
-                first, *kernel = wait_for(lambda: len(found := processes_of(killed)) > 1 and found)
-                os.kill(first.ppid(), signal.SIGKILL)
-                wait_for(lambda: not any(one.is_running() for one in (first, *kernel)))
-                # it was ended: run to its end it would have left its points, and the next try is
-                # not that far
-                assert killed.missing()
-                outcomes = run.result()
+        with (
+            distributed.LocalCluster(
+                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            ) as cluster,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            run = pool.submit(
+                lambda: list(jobs.on_cluster(str(path), jobs, cluster.scheduler_address))
+            )
+            first, *kernel = wait_for(lambda: len(found := processes_of(killed)) > 1 and found)
+            os.kill(first.ppid(), signal.SIGKILL)
+            wait_for(lambda: not any(one.is_running() for one in (first, *kernel)))
+            # it was ended: run to its end it would have left its points, and the next try is
+            # not that far
+            assert killed.missing()
+            outcomes = run.result()
         assert sorted(one.job for one in outcomes) == sorted([kept.name, killed.name]) and not any(
             one.problem for one in outcomes
         )
