@@ -53,6 +53,7 @@ def test_data_and_model_are_as_small_as_promised():
     assert size(MODEL) <= 6_000_000
 
 
+@pytest.mark.slow
 def test_every_clip_is_readable_and_differs_in_level_and_length():
     clips = [
         clip
@@ -89,6 +90,7 @@ FEW = {"evaluation": 3, "calibration": 3, "training": 10}
 SHORT = Schedule(steps=3, batch=4, full_window_batch=1, warmup=1, second_steps=1)
 
 
+@pytest.mark.slow
 @speaks
 def test_the_whole_recipe_runs_on_a_tiny_scale_and_resumes(tmp_path):
     folders = tmp_path / "data", tmp_path / "model", tmp_path / "work"
@@ -147,6 +149,7 @@ def test_a_finished_recipe_makes_nothing_again(make):
     assert torch.equal(before, make()) and (make.steps, make.spoken) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes, steps",
     [

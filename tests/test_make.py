@@ -104,6 +104,7 @@ def test_a_report_that_stopped_goes_on_where_it_stopped(pages):
     assert pages() == (0, [*NOTEBOOKS[2:], "report"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path, expected",
     [
@@ -120,6 +121,7 @@ def test_a_change_runs_what_depends_on_it_and_no_more(pages, path, expected):
     assert pages() == (0, expected)
 
 
+@pytest.mark.slow
 def test_a_moved_module_stops_make_until_its_importers_follow_and_then_counts_where_it_is(pages):
     pages()
     (pages.folder / "owl/evaluate/probes.py").rename(pages.folder / "owl/model/probes.py")

@@ -87,6 +87,7 @@ def test_a_probe_of_the_dense_weights_is_zero_and_of_others_is_the_whole_models_
     assert found > 1e-6 and found == pytest.approx(total / count, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_database_leaves_the_model_and_measures_what_a_whole_probe_measures(
     model, probe, database
 ):
@@ -152,6 +153,7 @@ def test_the_search_keeps_the_budget_and_never_ends_above_its_starts(database, p
         assert np.dot(one["sparsities"], sizes) / sizes.sum() == pytest.approx(0.7, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_driver_keeps_its_database_and_its_winner_is_the_best_on_held_out_clips(
     model, tmp_path, monkeypatch
 ):
