@@ -3,6 +3,7 @@ never in a test.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,7 @@ def few(tmp_path):
     ]
     path = tmp_path / "few.json"
     path.write_text(json.dumps(raw))
-    return path
+    return str(path)
 
 
 @pytest.mark.slow
@@ -48,9 +49,9 @@ def test_an_allocation_is_timed_and_its_database_counted_apart(few, name, monkey
 @pytest.mark.slow
 def test_alps_is_never_above_sparsegpt_on_linears_of_the_demo(few):
     """Two blocks of eight; `make bench` prints the ratio over all of them."""
-    raw = json.loads(few.read_text())
+    raw = json.loads(Path(few).read_text())
     raw["pruning"]["target_modules"] = ["encoder.layers.0", "decoder.layers.3"]
-    few.write_text(json.dumps(raw))
+    Path(few).write_text(json.dumps(raw))
     found = linears.ratios(few, (0.7, "2:4"))
     assert len(found) == 2 * (6 + 10) and (found.sparsegpt > 0).all()
     assert found.ratio.max() < 1
