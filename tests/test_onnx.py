@@ -21,6 +21,7 @@ from owl.model.decoding import encode, input_features, torch_decoder
 from owl.model.whisper import blocks, load
 from tests.tiny import END, START, make_model, make_processor
 
+pytestmark = pytest.mark.slow  # every test exports graphs
 GRAPHS = ["decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx"]
 SHARED = "decoder_model.onnx_data"  # the weights of both decoders
 CACHE = [
@@ -96,7 +97,6 @@ def test_a_cap_below_the_end_is_reported_by_both_runtimes(exported):
     assert any(one.capped for one in said)
 
 
-@pytest.mark.slow
 def test_the_bench_model_says_the_same_through_both_runtimes(bench, speech):
     said = assert_same_tokens(*bench, speech, cap=50)
     assert sum(not one.capped and len(one.tokens) > 3 for one in said) > len(said) / 2, (
@@ -195,7 +195,6 @@ def test_the_token_embedding_is_stored_once_in_each_decoder(bench):
         assert stored < parameters + model.config.vocab_size * model.config.d_model / 2
 
 
-@pytest.mark.slow
 def test_weights_too_large_for_one_file_lie_beside_the_graph(monkeypatch, tmp_path):
     monkeypatch.setattr(onnx_graphs, "EXTERNAL_BYTES", 0)
     model, processor = tiny(), make_processor()

@@ -128,6 +128,7 @@ def test_a_budget_beyond_the_last_level_is_spread_and_zero_prunes_nothing():
     assert search.solve_budget(divergence, [1, 3], 0.0) == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_assembled_weights_have_the_sparsity_asked_for(database):
     for sparsity in (0.0, 0.15, 0.5, 0.65, 0.95):
         weights = search.assemble(database, [sparsity] * len(database.units))
@@ -138,6 +139,7 @@ def test_assembled_weights_have_the_sparsity_asked_for(database):
         )
 
 
+@pytest.mark.slow
 def test_the_search_keeps_the_budget_and_never_ends_above_its_starts(database, probe):
     sizes = np.array([unit.weights for unit in database.units])
     starts = {
