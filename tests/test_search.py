@@ -87,6 +87,7 @@ def test_the_fitness_of_the_dense_weights_is_zero_and_of_others_is_the_whole_mod
     assert found > 1e-6 and found == pytest.approx(total / count, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_database_leaves_the_model_and_measures_what_a_whole_pass_measures(
     model, fitness, database
 ):
@@ -127,6 +128,7 @@ def test_a_budget_beyond_the_last_level_is_spread_and_zero_prunes_nothing():
     assert search.solve_budget(divergence, [1, 3], 0.0) == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_assembled_weights_have_the_sparsity_asked_for(database):
     for sparsity in (0.0, 0.15, 0.5, 0.65, 0.95):
         weights = search.assemble(database, [sparsity] * len(database.units))
@@ -137,6 +139,7 @@ def test_assembled_weights_have_the_sparsity_asked_for(database):
         )
 
 
+@pytest.mark.slow
 def test_the_search_keeps_the_budget_and_never_ends_above_its_starts(database, fitness):
     sizes = np.array([unit.weights for unit in database.units])
     starts = {
@@ -150,6 +153,7 @@ def test_the_search_keeps_the_budget_and_never_ends_above_its_starts(database, f
         assert np.dot(one.sparsities, sizes) / sizes.sum() == pytest.approx(0.7, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_driver_keeps_its_database_and_its_winner_is_the_best_on_held_out_clips(
     model, tmp_path, monkeypatch
 ):
