@@ -409,14 +409,14 @@ def test_every_eighth_clip_is_held_out_and_at_least_one():
 
 def test_a_single_calibration_clip_is_too_few(tmp_path):
     with pytest.raises(DataError, match="at least 2 calibration clips"):
-        recovery.lessons_of(
-            run_of(tmp_path, recovery="blockwise").config, None, PROCESSOR, labels(1)
-        )
+        recovery.lessons_of(run_of(tmp_path, "blockwise").config, None, PROCESSOR, labels(1))
 
 
-def run_of(tmp_path, **pruning):
-    settings = {"recovery_steps": 6, "recovery_epochs": 2, "recovery_batch_size": 6} | pruning
-    return Run("mine", tmp_path, Config.model_validate({"pruning": settings}))
+def run_of(tmp_path, method="none", **pruning):
+    settings = {"method": method, "steps": 6, "epochs": 2, "batch_size": 6}
+    return Run(
+        "mine", tmp_path, Config.model_validate({"pruning": {"recovery": settings} | pruning})
+    )
 
 
 def after_recovery(run, number=1):
@@ -431,7 +431,7 @@ def after_recovery(run, number=1):
 
 @pytest.mark.parametrize("method, steps", [("blockwise", 2 * 4 * 4), ("distill", 2 * 4 * 4 + 6)])
 def test_a_round_says_what_it_cost_and_what_it_gave(tmp_path, method, steps):
-    row, lessons, model = after_recovery(run_of(tmp_path, recovery=method))
+    row, lessons, model = after_recovery(run_of(tmp_path, method))
     assert (row["method"], row["round"], row["steps"]) == (method, 1, steps) and row[
         "sparsity"
     ] == pytest.approx(0.6, abs=0.05)
@@ -470,13 +470,7 @@ def test_no_recovery_touches_and_measures_nothing(tmp_path):
 
 @pytest.mark.parametrize("method, steps", [("blockwise", 3 * 4 * 4), ("distill", 3 * 4)])
 def test_before_the_last_round_recovery_is_pruning_frequency_passes_long(tmp_path, method, steps):
-    run = run_of(
-        tmp_path,
-        recovery=method,
-        pruning_schedule="cubic",
-        pruning_iterations=2,
-        pruning_frequency=3,
-    )
+    run = run_of(tmp_path, method, schedule={"name": "cubic", "iterations": 2, "frequency": 3})
     # 21 clips in batches of 6: 4 a pass; blockwise over 4 blocks
     assert after_recovery(run, number=1)[0]["steps"] == steps
 
@@ -484,7 +478,7 @@ def test_before_the_last_round_recovery_is_pruning_frequency_passes_long(tmp_pat
 def test_half_precision_is_trained_in_single_and_comes_back_in_half(tmp_path):
     model, dense, every = pruned_model()
     model.bfloat16(), dense.bfloat16()
-    run = run_of(tmp_path, recovery="distill")
+    run = run_of(tmp_path, "distill")
     lessons = recovery.lessons_of(run.config, dense, PROCESSOR, labels(24))
     row = recovery.recover(run, lessons, model, dense, PROCESSOR, every, sparsity=0.5)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}

@@ -12,13 +12,12 @@ than int(numel·S); alps prunes int(numel·S). Arithmetic is float64, on the CPU
 device has none. Which linears to prune and what follows from it is `owl.prune.weights`'s business.
 """
 
-import re
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from owl.kernels import alps
+from owl.kernels.patterns import parse_pattern
 
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
 Factors = Tensor | alps.Eigen | None
@@ -81,19 +80,6 @@ def factorise(gram: Float[Tensor, "in in"], *, method: str, damping: float = 0.0
     if method == "alps":
         return alps.decompose(gram, damping)
     return _inverse_factor(gram, damping) if method == "sparsegpt" else None
-
-
-def parse_pattern(pattern: str | None) -> tuple[int, int] | None:
-    """(N, M) of "N:M"; None for None and "unstructured". ValueError for anything else."""
-    if pattern in (None, "unstructured"):
-        return None
-    match = re.fullmatch(r"(\d+):(\d+)", pattern)
-    if not match or not 0 < int(match[1]) < int(match[2]):
-        raise ValueError(
-            f"pattern '{pattern}' is not N:M with 0 < N < M (N nonzeros in every M inputs), such "
-            "as 2:4 or 4:8"
-        )
-    return int(match[1]), int(match[2])
 
 
 def _device(tensor: Tensor) -> torch.device:
@@ -191,6 +177,8 @@ def _check(
             "or infinity"
         )
     group = parse_pattern(pattern)
+    if pattern == "structured" or (group and group[0] is None):
+        raise ValueError(f"pattern '{pattern}' is decided for blocks; give a linear one as 2:4")
     if group is None and sparsity is None:
         raise ValueError("give a sparsity or an N:M pattern")
     if sparsity is not None and not 0 <= sparsity <= 1:

@@ -43,7 +43,7 @@ def lessons_of(config: Config, teacher, processor, labels: Labels) -> Lessons | 
     """What recovery of any round needs of the dense model; None where the config asks for no
     recovery. DataError for fewer than two clips.
     """
-    if config.pruning.recovery == "none":
+    if config.pruning.recovery.method == "none":
         return None
     if len(labels.clips) < 2:
         raise DataError(
@@ -51,7 +51,7 @@ def lessons_of(config: Config, teacher, processor, labels: Labels) -> Lessons | 
             "pruning.calibration.samples"
         )
     learned, held_out = labels.hold_out(HELD_OUT_EVERY)
-    examples, size = _examples(held_out, processor), config.pruning.recovery_batch_size
+    examples, size = _examples(held_out, processor), config.pruning.recovery.batch_size
     return Lessons(
         learned,
         held_out,
@@ -81,7 +81,7 @@ def recover(
     """
     row = {
         "round": number,
-        "method": run.config.pruning.recovery,
+        "method": run.config.pruning.recovery.method,
         "sparsity": sparsity,
         "steps": 0,
         "seconds": 0.0,
@@ -92,7 +92,7 @@ def recover(
         return row | {"held_out_kl_before": None, "held_out_kl_after": None}
     precision = next(student.parameters()).dtype
     student.float()
-    method = _blockwise if run.config.pruning.recovery == "blockwise" else _distill
+    method = _blockwise if run.config.pruning.recovery.method == "blockwise" else _distill
     row |= method(run, lessons, student, teacher, processor, every, number)
     student.to(precision)
     return row | {"held_out_kl_after": distill.divergence(student, lessons.answers)}
@@ -156,9 +156,9 @@ def _blockwise(
 ) -> dict:
     settings = run.config.pruning
     passes = (
-        settings.recovery_epochs
-        if number == settings.pruning_iterations
-        else settings.pruning_frequency
+        settings.recovery.epochs
+        if number == settings.schedule.iterations
+        else settings.schedule.frequency
     )
     return _by_block(
         run,
@@ -168,7 +168,7 @@ def _blockwise(
         processor,
         every,
         passes,
-        settings.recovery_learning_rate or blockwise.RATE,
+        settings.recovery.learning_rate or blockwise.RATE,
     )
 
 
@@ -217,10 +217,10 @@ def _distill(
     result is dropped where it raises the KL.
     """
     settings, examples = run.config.pruning, _examples(lessons.learned, processor)
-    steps, first = settings.recovery_steps, None
-    if number < settings.pruning_iterations:
-        steps = settings.pruning_frequency * batches_per_pass(
-            len(examples), settings.recovery_batch_size
+    steps, first = settings.recovery.steps, None
+    if number < settings.schedule.iterations:
+        steps = settings.schedule.frequency * batches_per_pass(
+            len(examples), settings.recovery.batch_size
         )
     else:
         pruned = training.snapshot(training.trainable(every))
@@ -231,7 +231,7 @@ def _distill(
             teacher,
             processor,
             every,
-            settings.recovery_epochs,
+            settings.recovery.epochs,
             blockwise.RATE,
         )
         if first["curve"][-1]["kl"] > first["held_out_kl_before"]:
@@ -244,10 +244,10 @@ def _distill(
         examples,
         lessons.answers,
         language=lessons.learned.language,
-        rate=settings.recovery_learning_rate or distill.RATE,
-        batch_size=settings.recovery_batch_size,
+        rate=settings.recovery.learning_rate or distill.RATE,
+        batch_size=settings.recovery.batch_size,
         seed=settings.calibration.seed,
-        minutes=settings.recovery_minutes,
+        minutes=settings.recovery.minutes,
         steps=steps,
         state_file=run.folder / "recovery" / f"round-{number}.pt",
         key=cache.key(student, [], run.config.digest(), "owl.recover.recovery"),
@@ -288,5 +288,5 @@ def _batches(config: Config, student, processor, labels: Labels) -> list[calibra
         labels.tokens,
         language=labels.language,
         padding=settings.calibration.padding,
-        batch_size=settings.recovery_batch_size,
+        batch_size=settings.recovery.batch_size,
     )
