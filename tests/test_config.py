@@ -367,9 +367,7 @@ def test_a_bad_override_is_named_with_the_fix(write, overrides, expected):
     assert expected in error_of(write(), overrides)
 
 
-def test_a_structured_pattern_decides_the_method_unless_that_is_overridden_and_layers_the_allocation(
-    write,
-):
+def test_a_structured_pattern_decides_the_method_and_layers_the_allocation(write):
     path = write({"pruning": {"method": "wanda", "weight_importance_method": "wanda"}})
     config = load(path, {"pattern": "structured"})
     assert (
@@ -652,6 +650,72 @@ def test_all_problems_are_listed_one_per_line(write):
         write({"pruning": {"sparsity": 2, "methd": "x"}, "hardware": {"device": "tpu"}})
     )
     assert len(message.splitlines()) == 3
+
+
+# --- the familiar keys
+
+
+FLAT = {
+    "weight_importance_method": "magnitude",
+    "apply_outlier_weighting": True,
+    "outlier_detection_method": "median",
+    "pruning_schedule": "cubic",
+    "pruning_iterations": 3,
+    "pruning_frequency": 2,
+    "recovery": "distill",
+    "recovery_minutes": 2.0,
+    "recovery_steps": 4,
+    "recovery_epochs": 3,
+    "recovery_learning_rate": 1e-4,
+    "recovery_batch_size": 2,
+    "structures": ["neurons"],
+    "equal_widths": True,
+}
+SECTIONS = {
+    "method": "magnitude",
+    "allocation": "median",
+    "schedule": {"name": "cubic", "iterations": 3, "frequency": 2},
+    "recovery": {
+        "method": "distill",
+        "minutes": 2.0,
+        "steps": 4,
+        "epochs": 3,
+        "learning_rate": 1e-4,
+        "batch_size": 2,
+    },
+    "structured": {"structures": ["neurons"], "equal_widths": True},
+}
+
+
+def test_familiar_keys_and_sections_mean_the_same_and_may_be_mixed(write):
+    flat, ours = load(write({"pruning": FLAT})), load(write({"pruning": SECTIONS}))
+    assert flat == ours and flat.digest() == ours.digest()
+    mixed = {"recovery": {"method": "distill"}, "recovery_minutes": 2.0, "recovery_steps": 4}
+    assert load(write({"pruning": mixed})).pruning.recovery.minutes == 2.0
+
+
+@pytest.mark.parametrize(
+    "raw, expected",
+    [
+        (
+            {"pruning": {"recovery": {"method": "distill", "steps": 1}, "recovery_steps": 2}},
+            "pruning: recovery.steps is 1 but its alias recovery_steps is 2; remove one of them",
+        ),
+        (
+            {"pruning": {"pattern": "2:4", "pruning_pattern": "4:8"}},
+            'pruning: pattern is "2:4" but its alias pruning_pattern is "4:8"',
+        ),
+        ({"pruning": {"recovery": {"method": "retrain"}}}, "pruning.recovery.method: 'retrain'"),
+        ({"pruning": {"schedule": "cubic"}}, "pruning.schedule: must be an object {...}"),
+        ({"pruning": {"recovery": {"minuts": 1}}}, "known key is pruning.recovery.minutes"),
+        ({"pruning": {"export_onnx": True}}, "the nearest known key is output.export_onnx"),
+        ({"pruning": {"weight_importance_method": "x"}}, "weight_importance_method: 'x' is not"),
+        ({"pruning": {"apply_outlier_weighting": "no"}}, "weighting: must be true or false"),
+        ({"output": {"export_onnx": 1}}, "output.export_onnx: must be true or false, not 1"),
+    ],
+)
+def test_what_contradicts_or_is_wrong_is_named_as_it_was_written(write, raw, expected):
+    assert expected in error_of(write(raw))
 
 
 # --- run names

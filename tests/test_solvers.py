@@ -158,6 +158,8 @@ def test_fewer_token_rows_than_inputs_still_solve(layer):
         (dict(sparsity=None), "give a sparsity or"),
         (dict(sparsity=0.5, pattern="1:4"), "fixes the sparsity at 0.75"),
         (dict(sparsity=None, pattern="4:2"), "N must be at least 1 and below M"),
+        (dict(pattern="structured"), "inside one linear give N:M"),
+        (dict(pattern="N:8"), "inside one linear give N:M"),
         (dict(sparsity=None, pattern="2:5"), "12 inputs cannot be split into groups of 5"),
         (dict(gram=torch.full((12, 12), torch.nan)), "finite"),
         (dict(gram=torch.eye(11)), "needs a Gram matrix"),

@@ -166,15 +166,11 @@ def _validate(raw: dict, path: str | os.PathLike, given: dict[str, Any], origin:
     except ValidationError as error:
         errors += error.errors(include_url=False)
     if errors:
-        shown = {
-            OVERRIDES[
-                name
-            ]: f"{name.upper()}={','.join(map(str, value)) if isinstance(value, list) else value}"
-            for name, value in given.items()
-        }
-        raise refusal(
-            errors, Config, path, aliases=legacy.FAMILIAR, written=written, overrides=shown
-        )
+        labels = {ours: f"{path}: {familiar}" for ours, familiar in written.items()}
+        for name, value in given.items():
+            shown = ",".join(map(str, value)) if isinstance(value, list) else value
+            labels[OVERRIDES[name]] = f"{name.upper()}={shown}"
+        raise refusal(errors, Config, path, legacy.FAMILIAR, labels)
     return config
 
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
+from types import MappingProxyType
 from typing import get_args
 
 from pydantic import BaseModel
@@ -28,18 +29,15 @@ def refusal(
     errors: Iterable[Mapping],
     schema: type[BaseModel],
     source: object,
-    *,
     aliases: Iterable[str] = (),
-    written: Mapping[str, str] | None = None,
-    overrides: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] = MappingProxyType({}),
 ) -> ConfigError:
     """What to raise for pydantic's `errors()` of the file `source`.
 
-    `aliases`: dotted keys that are known beside the schema's. By dotted key: `written`, what the
-    file calls it; `overrides`, what the make line gave for it, e.g. "SPARSITY=2", which is then
-    named instead of the file.
+    `aliases`: dotted keys that are known beside the schema's. `labels`: by dotted key what to call
+    it, e.g. "SPARSITY=2", instead of file and key.
     """
-    fields, lines, written, overrides = fields_of(schema), [], written or {}, overrides or {}
+    fields, lines = fields_of(schema), []
     for one in errors:
         if one["type"] == "default_factory_not_called":  # merely follows from another error
             continue
@@ -50,8 +48,7 @@ def refusal(
             text = f"unknown key; the nearest known key is {nearest}: rename or remove it"
         else:
             text = _explain(one, _requirement(fields, plain, item=key.endswith("]")))
-        called = key.replace(plain, written.get(plain, plain))
-        lines.append(f"{overrides.get(plain, f'{source}: {called}')}: {text}")
+        lines.append(f"{labels.get(plain, f'{source}: {key}')}: {text}")
     return ConfigError("\n".join(dict.fromkeys(lines)))
 
 

@@ -9,12 +9,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from math import isclose
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from owl import ROOT
+from owl.config.contradictions import contradictions
 from owl.config.paths import PORTABLE, Folder, ModelName, Origin, Text, find
 from owl.kernels.patterns import fixed_sparsity, parse_pattern
 from owl.kernels.schedule import SCHEDULES
@@ -22,7 +22,6 @@ from owl.kernels.schedule import SCHEDULES
 METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
 ALLOCATIONS = ("uniform", "owl", "owl-equal", "dlp", "alpha", "measured")
 FORMATS = ("hf", "compact", "compact-int8", "onnx", "onnx-int8", "ct2", "ct2-int8")
-WITH_INT8 = ("compact", "onnx", "ct2")
 
 UNIQUE = AfterValidator(lambda values: list(dict.fromkeys(values)))
 Names = Annotated[list[Text], UNIQUE]
@@ -32,11 +31,8 @@ Positive = Annotated[float, Field(gt=0, description="must be above 0")]
 Sparsity = Annotated[
     float, Field(ge=0, lt=1, description="must be a fraction of at least 0 and below 1 such as 0.5")
 ]
-
-
-def _known(pattern: str) -> str:
-    parse_pattern(pattern)
-    return pattern
+# refused where it cannot be parsed
+Pattern = Annotated[str, AfterValidator(lambda name: (parse_pattern(name), name)[1])]
 
 
 class Section(BaseModel):
@@ -80,15 +76,6 @@ class Calibration(Section):
     labels: Literal["model", "reference"] = "model"
     padding: Literal["exclude", "include"] = "exclude"
 
-    @model_validator(mode="after")
-    def one_count(self) -> "Calibration":
-        if self.dataset.max_samples is not None:
-            raise ValueError(
-                "dataset.max_samples has no meaning for calibration; set "
-                "pruning.calibration.samples instead"
-            )
-        return self
-
 
 class Schedule(Section):
     name: Literal[*SCHEDULES] = "one_shot"
@@ -120,7 +107,7 @@ class Pruning(Section):
     nobody stated.
     """
 
-    pattern: Annotated[str, AfterValidator(_known)] = "unstructured"
+    pattern: Pattern = "unstructured"
     structured: Structured = Structured()
     method: Literal[*METHODS] = Field(
         default_factory=lambda said: "sparsegpt" if said["pattern"] == "structured" else "wanda"
@@ -153,84 +140,9 @@ class Pruning(Section):
 
     @model_validator(mode="after")
     def fit_together(self) -> "Pruning":
-        for problem in self._contradictions():
+        for problem in contradictions(self):
             raise ValueError(problem)
         return self
-
-    def _contradictions(self) -> Iterator[str]:
-        pattern, allocation, share = self.pattern, self.allocation, fixed_sparsity(self.pattern)
-        recovery, structures = self.recovery.method, self.structured.structures
-        schedule, rounds = self.schedule.name, self.schedule.iterations
-        if allocation == "median" and self.method != "magnitude":
-            yield (
-                'outlier_detection_method "median" goes with method magnitude only, not '
-                f'{self.method}; set method to "magnitude" (METHOD=magnitude) or the allocation '
-                'to "owl" (ALLOCATION=owl)'
-            )
-        if share is not None and allocation != "uniform":
-            yield (
-                f"pruning_pattern {pattern} gives every block the same sparsity, so the allocation "
-                f'cannot be {allocation}; set allocation to "uniform" (ALLOCATION=uniform) or the '
-                'pattern to "unstructured"'
-            )
-        if self.group_size and allocation in ("measured", "median"):
-            yield (
-                f"pruning_pattern {pattern} takes one N per block, and {allocation} decides below "
-                'blocks; set allocation to "owl" (ALLOCATION=owl) or the pattern to "unstructured"'
-            )
-        if share is not None and not isclose(self.sparsity, share, abs_tol=1e-6):
-            yield (
-                f"pruning_pattern {pattern} means sparsity {share:.6g}, not {self.sparsity:g}; "
-                "leave out sparsity (SPARSITY=) or the pattern (PATTERN=unstructured)"
-            )
-        if schedule != "one_shot" and (recovery == "none" or rounds == 1):
-            lacking = (
-                'a recovery: set recovery to "blockwise" or "distill" (RECOVERY=distill)'
-                if recovery == "none"
-                else "rounds: set pruning_iterations to at least 2"
-            )
-            yield (
-                f'pruning_schedule "{schedule}" prunes and recovers in turn and needs {lacking}, '
-                'or use "one_shot"'
-            )
-        if schedule != "one_shot" and pattern != "unstructured":
-            yield (
-                f"pruning_pattern {pattern} has no sparsities in between, so pruning_schedule "
-                f'cannot be "{schedule}"; use "one_shot" or the pattern "unstructured"'
-            )
-        if schedule == "one_shot" and (rounds, self.schedule.frequency) != (1, 1):
-            yield (
-                "pruning_iterations and pruning_frequency other than 1 mean several rounds of "
-                'pruning; set pruning_schedule to "linear", "exponential" or "cubic", or both to 1'
-            )
-        if pattern != "structured":
-            return
-        if self.method != "sparsegpt":
-            yield (
-                "pruning_pattern structured decides by the second-order error, as sparsegpt does, "
-                f'not by {self.method}; leave out method or set it to "sparsegpt" '
-                "(METHOD=sparsegpt)"
-            )
-        if "layers" in structures and (len(structures) > 1 or allocation != "uniform"):
-            yield (
-                'structures ["layers"] drops whole layers by their influence: it goes with no '
-                'other structure and no other allocation than "uniform" (ALLOCATION=uniform)'
-            )
-        if "layers" in structures and recovery != "none":
-            yield (
-                'recovery compares block with block, and structures ["layers"] leaves fewer of '
-                'them; set recovery to "none" (RECOVERY=none) or structures to ["heads", "neurons"]'
-            )
-        if allocation == "measured":
-            yield (
-                "the measured allocation measures single weights, not whole heads and neurons; "
-                'set allocation to "uniform" (ALLOCATION=uniform) or the pattern to "unstructured"'
-            )
-        if self.structured.equal_widths and "heads" in structures:
-            yield (
-                "equal_widths is for runtimes that cannot load fewer heads; set structures to "
-                '["neurons"] or equal_widths to false'
-            )
 
 
 def _even(pattern: str, structured: Structured, **others: Any) -> bool:
@@ -257,8 +169,8 @@ class Evaluation(Section):
     @model_validator(mode="after")
     def no_dataset_twice(self) -> "Evaluation":
         names = self.display_names
-        for index, (dataset, name) in enumerate(zip(self.datasets, names)):
-            if dataset in self.datasets[:index]:
+        for index, name in enumerate(names):
+            if self.datasets[index] in self.datasets[:index]:
                 raise ValueError(
                     f"datasets[{index}] ('{name}') repeats an earlier entry; remove it"
                 )
@@ -343,14 +255,12 @@ class Config(Section):
         """What is exported, in order; with quantization each plain format is followed by its int8
         form, and ONNX's is added if there is none.
         """
-        plain = self.output.formats
-        if not self.optimization.quantization.enabled:
-            return plain
-        both = [
-            name for one in plain for name in ((one, f"{one}-int8") if one in WITH_INT8 else (one,))
-        ]
-        added = [] if any(name.endswith("-int8") for name in both) else ["onnx-int8"]
-        return list(dict.fromkeys(both + added))
+        names = self.output.formats
+        if self.optimization.quantization.enabled:
+            names = [name for one in names for name in (one, f"{one}-int8") if name in FORMATS]
+            if not any(name.endswith("-int8") for name in names):
+                names.append("onnx-int8")
+        return list(dict.fromkeys(names))
 
     def resolved(self) -> dict[str, Any]:
         """Every key as JSON types, paths absolute."""

@@ -178,7 +178,9 @@ def _check(
         )
     group = parse_pattern(pattern)
     if pattern == "structured" or (group and group[0] is None):
-        raise ValueError(f"pattern '{pattern}' is decided for blocks; give a linear one as 2:4")
+        raise ValueError(
+            f"pattern '{pattern}' is decided over blocks; inside one linear give N:M such as 2:4"
+        )
     if group is None and sparsity is None:
         raise ValueError("give a sparsity or an N:M pattern")
     if sparsity is not None and not 0 <= sparsity <= 1:
