@@ -63,41 +63,50 @@ def translate(
     data, written, errors = copy.deepcopy(raw), {}, []
     sections = {name: section for name, section in data.items() if isinstance(section, dict)}
     pruning, output = sections.get("pruning", {}), sections.get("output", {})
-    for section, key in [(one, key) for one in sections.values() for key in NULL_IS_DEFAULT]:
-        if section.get(key, ...) is None:
-            del section[key]
-    for (name, key), spelled in VALUES.items():
-        said = sections.get(name, {}).get(key)
-        if isinstance(said, list):
-            sections[name][key] = [spelled.get(str(one), one) for one in said]
-        elif said is not None:
-            sections[name][key] = spelled.get(str(said), said)
+    _respell(sections)
     for familiar, ours in KEYS.items():
-        value, *above, key = pruning.get(familiar, ...), *ours.split(".")
-        if value is ... or (familiar in above and isinstance(value, dict)):
-            continue
-        del pruning[familiar]
-        target = pruning.setdefault(above[0], {}) if above else pruning
-        if f"pruning.{ours}" in overridden or not isinstance(target, dict):
-            continue
-        written[f"pruning.{ours}"] = f"pruning.{familiar}"
-        if (other := target.setdefault(key, value)) != value:
-            text = (
-                f"{ours} is {json.dumps(other)} but its alias {familiar} is {json.dumps(value)}; "
-                "remove one of them"
-            )
-            errors.append({"type": "value_error", "loc": ("pruning",), "ctx": {"error": text}})
+        is_section = familiar == "recovery" and isinstance(pruning.get(familiar), dict)
+        if familiar in pruning and not is_section:
+            value = pruning.pop(familiar)
+            if f"pruning.{ours}" not in overridden:
+                written[f"pruning.{ours}"] = f"pruning.{familiar}"
+                errors += _put(pruning, familiar, ours, value)
     outliers = _take(pruning, "pruning", Outliers, errors)
+    stated = "apply_outlier_weighting" in outliers.model_fields_set
     if not outliers.apply_outlier_weighting:
         pruning.setdefault("allocation", "uniform")
-    elif {"apply_outlier_weighting"} & outliers.model_fields_set or (
-        outliers.outlier_detection_method == "median"
-    ):
+    elif stated or outliers.outlier_detection_method == "median":
         pruning.setdefault("allocation", outliers.outlier_detection_method)
     onnx, formats = _take(output, "output", Onnx, errors), output.get("formats", ["hf"])
     if onnx.export_onnx and "output.formats" not in overridden and isinstance(formats, list):
         output["formats"] = [*formats, "onnx"]
     return data, written, errors
+
+
+def _respell(sections: dict[str, dict]) -> None:
+    """Nulls that mean the default go, familiar values become ours; in place."""
+    for section in sections.values():
+        for key in [key for key in NULL_IS_DEFAULT if section.get(key, ...) is None]:
+            del section[key]
+    for (name, key), ours in VALUES.items():
+        said = sections.get(name, {}).get(key)
+        if isinstance(said, list):
+            sections[name][key] = [ours.get(str(one), one) for one in said]
+        elif said is not None:
+            sections[name][key] = ours.get(str(said), said)
+
+
+def _put(pruning: dict[str, Any], familiar: str, ours: str, value: Any) -> list[dict]:
+    """Set our key, in place, to what the familiar one said; an error if it is another value."""
+    *above, key = ours.split(".")
+    target = pruning.setdefault(above[0], {}) if above else pruning
+    if not isinstance(target, dict) or (other := target.setdefault(key, value)) == value:
+        return []
+    text = (
+        f"{ours} is {json.dumps(other)} but its alias {familiar} is {json.dumps(value)}; remove "
+        "one of them"
+    )
+    return [{"type": "value_error", "loc": ("pruning",), "ctx": {"error": text}}]
 
 
 def _take(section: dict, name: str, kind: type[Section], errors: list[dict]) -> Section:
