@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from owl.config.load import load
+from owl.config.schema import Structured
 from owl.evaluate import stored, transcribe
 from owl.export import table
 from owl.export.onnx import OnnxWhisper, export_onnx
@@ -57,7 +58,7 @@ def main(path: str, share: str = "0.5") -> None:
 
 def pruned(config, allocation: str, structures: list[str]):
     """(model, share of its prunable weights removed)."""
-    changes = {"allocation": allocation, "structures": structures}
+    changes = {"allocation": allocation, "structured": Structured(structures=structures)}
     config = config.model_copy(update={"pruning": config.pruning.model_copy(update=changes)})
     model, processor = experiment.load_model(config)
     every, _ = whisper.select(

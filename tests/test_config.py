@@ -45,7 +45,7 @@ def error_of(path, overrides=None):
 def test_an_almost_empty_file_gets_the_demo_runs_defaults(write):
     config = load(write())
     pruning = config.pruning
-    assert (pruning.method, pruning.sparsity, pruning.pattern, pruning.allocation_name) == (
+    assert (pruning.method, pruning.sparsity, pruning.pattern, pruning.allocation) == (
         "wanda",
         0.5,
         "unstructured",
@@ -59,7 +59,7 @@ def test_an_almost_empty_file_gets_the_demo_runs_defaults(write):
     assert (config.evaluation.batch_size, config.evaluation.max_new_tokens) == (16, None)
     assert config.evaluation.normalizer == "auto"
     assert config.output.dir == str(ROOT / "runs")
-    assert config.output.all_formats == ["hf"]
+    assert config.output.formats == ["hf"]
 
 
 def test_aliases_and_nulls_become_one_spelling(write):
@@ -80,16 +80,13 @@ def test_aliases_and_nulls_become_one_spelling(write):
             }
         )
     )
-    assert (config.pruning.method, config.pruning.weight_importance_method) == (
-        "sparsegpt",
-        "sparsegpt",
-    )
-    assert (config.pruning.pattern, config.pruning.pruning_schedule) == ("unstructured", "one_shot")
+    assert config.pruning.method == "sparsegpt"
+    assert (config.pruning.pattern, config.pruning.schedule.name) == ("unstructured", "one_shot")
     assert (config.evaluation.metrics, config.evaluation.normalizer) == (
         ["character_error_rate", "wer"],
         "auto",
     )
-    assert config.output.all_formats == ["hf", "onnx"]
+    assert config.output.formats == ["hf", "onnx"]
     assert (config.hardware.precision, config.hardware.device) == ("bfloat16", "cuda:1")
 
 
@@ -107,7 +104,7 @@ def test_aliases_and_nulls_become_one_spelling(write):
     ],
 )
 def test_an_explicit_allocation_wins_then_the_outlier_keys_decide(write, pruning, expected):
-    assert load(write({"pruning": pruning})).pruning.allocation_name == expected
+    assert load(write({"pruning": pruning})).pruning.allocation == expected
 
 
 def test_a_fixed_pattern_decides_the_sparsity_that_nobody_stated(write):
@@ -234,9 +231,10 @@ def test_the_portable_form_names_no_absolute_path_and_loads_back(write, tmp_path
 def test_every_key_is_in_the_resolved_form(write):
     resolved = load(write({"pruning": {"pruning_pattern": "2:4"}})).resolved()
     assert json.loads(json.dumps(resolved)) == resolved
-    assert resolved["pruning"]["weight_importance_method"] == "wanda"
+    assert resolved["pruning"]["method"] == "wanda"
     # stated, so that loading it again means the same
-    assert resolved["pruning"]["apply_outlier_weighting"] is False
+    assert resolved["pruning"]["allocation"] == "uniform"
+    assert resolved["pruning"]["recovery"]["method"] == "none"
     assert resolved["optimization"] == {
         "quantization": {"enabled": False, "bits": 8, "method": "dynamic"},
         "compile": {"enabled": False, "mode": "default"},
@@ -289,13 +287,13 @@ def test_overrides_are_text_parsed_as_the_type_of_their_key(write):
         "FORMATS": "hf",
     }
     config = load(path, given)
-    assert (config.pruning.sparsity, config.pruning.method, config.pruning.allocation_name) == (
+    assert (config.pruning.sparsity, config.pruning.method, config.pruning.allocation) == (
         0.7,
         "magnitude",
         "uniform",
     )
     assert [dataset.max_samples for dataset in config.evaluation.datasets] == [20, 20]
-    assert (config.hardware.device, config.output.all_formats) == ("cpu", ["hf"])
+    assert (config.hardware.device, config.output.formats) == ("cpu", ["hf"])
     assert (
         load(path, {"formats": "hf, onnx"}).output.formats
         == load(path, {"formats": ["hf", "onnx"]}).output.formats
@@ -312,7 +310,7 @@ def test_empty_overrides_change_nothing(write):
 
 def test_a_method_override_replaces_its_alias(write):
     path = write({"pruning": {"method": "magnitude", "weight_importance_method": "magnitude"}})
-    assert load(path, {"method": "wanda"}).pruning.weight_importance_method == "wanda"
+    assert load(path, {"method": "wanda"}).pruning.method == "wanda"
 
 
 def test_a_pattern_override_decides_the_sparsity_unless_that_is_overridden(write):
@@ -372,15 +370,15 @@ def test_a_bad_override_is_named_with_the_fix(write, overrides, expected):
 def test_structured_decides_the_method_unless_that_is_overridden_and_layers_the_allocation(write):
     path = write({"pruning": {"method": "wanda", "weight_importance_method": "wanda"}})
     config = load(path, {"pattern": "structured"})
-    assert (config.pruning.method, config.pruning.allocation_name, config.pruning.structures) == (
-        "sparsegpt",
-        "owl",
-        ["heads", "neurons"],
-    )
+    assert (
+        config.pruning.method,
+        config.pruning.allocation,
+        config.pruning.structured.structures,
+    ) == ("sparsegpt", "owl", ["heads", "neurons"])
     assert run_name(path, config, {"pattern": "structured"}) == "mine-sparsegpt-owl-structured-s0.5"
     assert "METHOD=sparsegpt" in error_of(path, {"pattern": "structured", "method": "wanda"})
     layers = load(write({"pruning": {"pruning_pattern": "structured", "structures": ["layers"]}}))
-    assert layers.pruning.allocation_name == "uniform"
+    assert layers.pruning.allocation == "uniform"
 
 
 # --- files that cannot be read
@@ -652,6 +650,72 @@ def test_all_problems_are_listed_one_per_line(write):
         write({"pruning": {"sparsity": 2, "methd": "x"}, "hardware": {"device": "tpu"}})
     )
     assert len(message.splitlines()) == 3
+
+
+# --- the familiar keys
+
+
+FLAT = {
+    "weight_importance_method": "magnitude",
+    "apply_outlier_weighting": True,
+    "outlier_detection_method": "median",
+    "pruning_schedule": "cubic",
+    "pruning_iterations": 3,
+    "pruning_frequency": 2,
+    "recovery": "distill",
+    "recovery_minutes": 2.0,
+    "recovery_steps": 4,
+    "recovery_epochs": 3,
+    "recovery_learning_rate": 1e-4,
+    "recovery_batch_size": 2,
+    "structures": ["neurons"],
+    "equal_widths": True,
+}
+SECTIONS = {
+    "method": "magnitude",
+    "allocation": "median",
+    "schedule": {"name": "cubic", "iterations": 3, "frequency": 2},
+    "recovery": {
+        "method": "distill",
+        "minutes": 2.0,
+        "steps": 4,
+        "epochs": 3,
+        "learning_rate": 1e-4,
+        "batch_size": 2,
+    },
+    "structured": {"structures": ["neurons"], "equal_widths": True},
+}
+
+
+def test_familiar_keys_and_sections_mean_the_same_and_may_be_mixed(write):
+    flat, ours = load(write({"pruning": FLAT})), load(write({"pruning": SECTIONS}))
+    assert flat == ours and flat.digest() == ours.digest()
+    mixed = {"recovery": {"method": "distill"}, "recovery_minutes": 2.0, "recovery_steps": 4}
+    assert load(write({"pruning": mixed})).pruning.recovery.minutes == 2.0
+
+
+@pytest.mark.parametrize(
+    "raw, expected",
+    [
+        (
+            {"pruning": {"recovery": {"method": "distill", "steps": 1}, "recovery_steps": 2}},
+            "pruning: recovery.steps is 1 but its alias recovery_steps is 2; remove one of them",
+        ),
+        (
+            {"pruning": {"pattern": "2:4", "pruning_pattern": "4:8"}},
+            'pruning: pattern is "2:4" but its alias pruning_pattern is "4:8"',
+        ),
+        ({"pruning": {"recovery": {"method": "retrain"}}}, "pruning.recovery.method: 'retrain'"),
+        ({"pruning": {"schedule": "cubic"}}, "pruning.schedule: must be an object {...}"),
+        ({"pruning": {"recovery": {"minuts": 1}}}, "known key is pruning.recovery.minutes"),
+        ({"pruning": {"export_onnx": True}}, "the nearest known key is output.export_onnx"),
+        ({"pruning": {"weight_importance_method": "x"}}, "weight_importance_method: 'x' is not"),
+        ({"pruning": {"apply_outlier_weighting": "no"}}, "weighting: must be true or false"),
+        ({"output": {"export_onnx": 1}}, "output.export_onnx: must be true or false, not 1"),
+    ],
+)
+def test_what_contradicts_or_is_wrong_is_named_as_it_was_written(write, raw, expected):
+    assert expected in error_of(write(raw))
 
 
 # --- run names

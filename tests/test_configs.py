@@ -41,7 +41,7 @@ def test_the_demo_config_states_what_is_the_default_anyway_but_for_its_fewer_cal
 def test_the_default_config_is_the_familiar_large_v3_turbo_file():
     config = load(ROOT / "configs" / "default.json")
     assert config.model.name == "openai/whisper-large-v3-turbo"
-    assert (config.pruning.method, config.pruning.sparsity, config.pruning.allocation_name) == (
+    assert (config.pruning.method, config.pruning.sparsity, config.pruning.allocation) == (
         "magnitude",
         0.3,
         "owl",
@@ -67,5 +67,5 @@ def test_the_bench_config_loads():
         "an4-test-a",
         "digits-test-a",
     ]
-    assert config.output.all_formats == ["hf", "onnx"]
+    assert config.output.formats == ["hf", "onnx"]
     assert config.portable()["model"]["name"] == "../shared/bench/model"

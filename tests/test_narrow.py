@@ -13,6 +13,7 @@ from transformers import WhisperForConditionalGeneration
 
 import owl
 from owl.config.load import load
+from owl.config.schema import Structured
 from owl.errors import ModelError
 from owl.export.onnx import export_onnx, onnx_decoder
 from owl.model import shapes, whisper
@@ -352,7 +353,11 @@ def test_a_config_leads_to_the_structures_that_it_names(structures):
         {"pattern": "structured", "allocation": "uniform", "sparsity": 0.25},
     )
     config = raw.model_copy(
-        update={"pruning": raw.pruning.model_copy(update={"structures": structures})}
+        update={
+            "pruning": raw.pruning.model_copy(
+                update={"structured": Structured(structures=structures)}
+            )
+        }
     )
     model, labels = make_model(), Labels(CLIPS, TEXTS, {}, None)
     every = whisper.blocks(model)

@@ -416,12 +416,14 @@ def test_every_eighth_clip_is_held_out_and_at_least_one():
 
 def test_a_single_calibration_clip_is_too_few(tmp_path):
     with pytest.raises(DataError, match="at least 2 calibration clips"):
-        recovery.lessons_of(run_of(tmp_path, recovery="blockwise"), None, PROCESSOR, labels(1))
+        recovery.lessons_of(run_of(tmp_path, "blockwise"), None, PROCESSOR, labels(1))
 
 
-def run_of(tmp_path, **pruning):
-    settings = {"recovery_steps": 6, "recovery_epochs": 2, "recovery_batch_size": 6} | pruning
-    return Run("mine", tmp_path, Config.model_validate({"pruning": settings}))
+def run_of(tmp_path, method="none", epochs=2, **pruning):
+    settings = {"method": method, "steps": 6, "epochs": epochs, "batch_size": 6}
+    return Run(
+        "mine", tmp_path, Config.model_validate({"pruning": {"recovery": settings} | pruning})
+    )
 
 
 def after_recovery(run, number=1):
@@ -432,7 +434,7 @@ def after_recovery(run, number=1):
 
 @pytest.mark.parametrize("method, steps", [("blockwise", 2 * 4 * 4), ("distill", 2 * 4 * 4 + 6)])
 def test_a_round_says_what_it_cost_and_what_it_gave(tmp_path, method, steps):
-    row, lessons, model = after_recovery(run_of(tmp_path, recovery=method))
+    row, lessons, model = after_recovery(run_of(tmp_path, method))
     assert (row.method, row.round, row.steps, row.sparsity) == (method, 1, steps, 0.6)
     assert row.held_out_kl_after == distill.divergence(model, lessons.answers)
     assert row.held_out_kl_after < row.held_out_kl_before == row.curve[0].kl
@@ -444,7 +446,7 @@ def test_a_round_says_what_it_cost_and_what_it_gave(tmp_path, method, steps):
 
 
 def test_the_artefact_keeps_its_keys(tmp_path):
-    row, lessons, _ = after_recovery(run_of(tmp_path, recovery="blockwise", recovery_epochs=1))
+    row, lessons, _ = after_recovery(run_of(tmp_path, "blockwise", epochs=1))
     kept = json.loads(json.dumps(asdict(recovery.summary(lessons, [row]))))
     kl = {"held_out_kl_before", "held_out_kl_after"}
     assert kept.keys() == {"method", "minutes", "steps", "clips", "held_out_clips", "rounds"} | kl
@@ -472,13 +474,7 @@ def test_no_recovery_touches_and_measures_nothing(tmp_path):
 
 @pytest.mark.parametrize("method, steps", [("blockwise", 3 * 4 * 4), ("distill", 3 * 4)])
 def test_before_the_last_round_recovery_is_pruning_frequency_passes_long(tmp_path, method, steps):
-    run = run_of(
-        tmp_path,
-        recovery=method,
-        pruning_schedule="cubic",
-        pruning_iterations=2,
-        pruning_frequency=3,
-    )
+    run = run_of(tmp_path, method, schedule={"name": "cubic", "iterations": 2, "frequency": 3})
     # 21 clips in batches of 6: 4 a pass; blockwise over 4 blocks
     assert after_recovery(run, number=1)[0].steps == steps
 
@@ -486,7 +482,7 @@ def test_before_the_last_round_recovery_is_pruning_frequency_passes_long(tmp_pat
 def test_half_precision_is_trained_in_single_and_comes_back_in_half(tmp_path):
     model, dense, every = pruned_model()
     model.bfloat16(), dense.bfloat16()
-    run = run_of(tmp_path, recovery="distill")
+    run = run_of(tmp_path, "distill")
     lessons = recovery.lessons_of(run, dense, PROCESSOR, labels(24))
     row = recovery.recover(lessons, model, every, sparsity=0.5)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}

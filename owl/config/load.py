@@ -1,5 +1,5 @@
 """Read a config file, apply Make's overrides, and say clearly what is wrong with either. The keys
-are in `owl.config.schema`.
+are in `owl.config.schema`, the familiar ones in `owl.config.legacy`.
 
 Relative paths: in a file from the file's folder, in an override from the current folder, in a run's
 own config.json from the repository root. Whether datasets exist is checked where they are loaded;
@@ -10,41 +10,39 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from owl import ROOT
-from owl.config.problems import describe
-from owl.config.schema import Config, dataset_entries, others_slots, parse_pattern, path_slots
+from owl.config import legacy
+from owl.config.paths import Origin
+from owl.config.problems import refusal
+from owl.config.schema import Config
 from owl.errors import ConfigError
-
-__all__ = ["OVERRIDES", "Config", "load", "load_resolved", "run_name"]
+from owl.kernels.patterns import fixed_sparsity
 
 OVERRIDES = {  # name on the make line, in lower case → the key that it sets
     "sparsity": "pruning.sparsity",
     "method": "pruning.method",
     "allocation": "pruning.allocation",
-    "pattern": "pruning.pruning_pattern",
+    "pattern": "pruning.pattern",
     "model": "model.name",
-    "samples": "evaluation.datasets[].max_samples",
+    "samples": "evaluation.datasets.max_samples",
     "device": "hardware.device",
     "formats": "output.formats",
-    "recovery": "pruning.recovery",
-    "minutes": "pruning.recovery_minutes",
+    "recovery": "pruning.recovery.method",
+    "minutes": "pruning.recovery.minutes",
 }
 PARSERS = {
     "minutes": (float, "not a number; use minutes such as 5"),
     "sparsity": (float, "not a number; use a fraction such as 0.5"),
     "samples": (int, "not a whole number; use a count of clips such as 20"),
-    "formats": (
-        lambda text: [part.strip() for part in text.split(",") if part.strip()],
-        "not a list; use e.g. hf,onnx",
-    ),
+    "formats": (lambda text: [one.strip() for one in text.split(",") if one.strip()], ""),
 }
-# of the config.json that `owl.run.resolve` writes
-RUN_KEYS = {"name", "digest", "inputs", "config"}
+RUN_KEYS = {"name", "digest", "inputs", "config"}  # of what `owl.run.resolve` writes
 
 
 def load(path: str | os.PathLike, overrides: Mapping[str, object] | None = None) -> Config:
@@ -52,34 +50,18 @@ def load(path: str | os.PathLike, overrides: Mapping[str, object] | None = None)
     in OVERRIDES, any case).
 
     An override that is None or "" is not set; text is parsed as the key's type. `samples` sets
-    max_samples of every evaluation dataset, `method` also its alias, `formats` also export_onnx, an
-    N:M `pattern` also the sparsity and a structured one also the method, unless these are
-    overridden too. Raises ConfigError for a file that cannot be read, unknown keys, wrong types or
-    values, and a missing model folder.
+    max_samples of every evaluation dataset, an N:M `pattern` also the sparsity and a structured one
+    also the method, unless these are overridden too. Raises ConfigError for a file that cannot be
+    read, unknown keys, wrong types or values, and a missing model folder.
     """
-    raw, base = _read(path)
-    given = _parse_overrides(overrides or {})
-    _locate_datasets(raw, base)
-    _resolve_paths(raw, base)
-    _apply(raw, given)
-    config = _validate(raw, path, given)
-    if "minutes" in given and config.pruning.recovery != "distill":
+    (raw, base), given = _read(path), _parse(overrides)
+    start = Path.cwd() if "model" in given else base
+    config = _validate(raw, path, given, Origin(base, start, models_exist=True))
+    if "minutes" in given and config.pruning.recovery.method != "distill":
         raise ConfigError(
             f"MINUTES={given['minutes']:g} is the time of RECOVERY=distill, and recovery is "
-            f"{config.pruning.recovery}; add it or leave MINUTES out"
+            f"{config.pruning.recovery.method}; add it or leave MINUTES out"
         )
-    first = f"MODEL={given['model']}" if "model" in given else f"{path}: model.name"
-    models = [
-        (first, config.model.name),
-        *((f"{path}: output.compare_with", name) for name in config.output.compare_with),
-    ]
-    for where, name in models:
-        if os.path.isabs(name) and not os.path.isdir(name):
-            problem = "is a file, not a model folder" if os.path.exists(name) else "does not exist"
-            raise ConfigError(
-                f"{where}: {name} {problem}; give a Whisper folder or a Hub id such as "
-                "openai/whisper-tiny (make demo-model builds models/demo)"
-            )
     return config
 
 
@@ -93,8 +75,7 @@ def load_resolved(path: str | os.PathLike) -> Config:
             f"{path}: not the config.json of a run; give runs/<run>/config.json, which make report "
             "writes"
         )
-    _resolve_paths(raw, base)
-    return _validate(raw, path, {})
+    return _validate(raw, path, {}, Origin())
 
 
 def run_name(
@@ -103,60 +84,55 @@ def run_name(
     """Default name of a run, safe as a file name and in make: `demo-wanda-owl-s0.5`, with 2:4
     written 2-4, 20 samples n20 and 5 minutes m5.
     """
-    given = _parse_overrides(overrides or {})
-    parts = [Path(path).stem, config.pruning.method, config.pruning.allocation_name]
-    if "model" in given:
-        parts.insert(1, os.path.basename(config.model.name.rstrip("/")))
-    if config.pruning.pattern != "unstructured":
-        parts.append(config.pruning.pattern)
-    parts.append(f"s{config.pruning.sparsity:g}")
-    if config.pruning.recovery != "none":
-        parts.append(config.pruning.recovery)
-    if "minutes" in given:
-        parts.append(f"m{given['minutes']:g}")
-    if config.pruning.pruning_schedule != "one_shot":
-        parts.append(f"{config.pruning.pruning_schedule}{config.pruning.pruning_iterations}")
-    if "samples" in given:
-        parts.append(f"n{given['samples']}")
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts)).lstrip("-.")
+    given, pruning = _parse(overrides), config.pruning
+    schedule, recovery = pruning.schedule, pruning.recovery.method
+    parts = [
+        Path(path).stem,
+        "model" in given and os.path.basename(config.model.name.rstrip("/")),
+        pruning.method,
+        pruning.allocation,
+        pruning.pattern != "unstructured" and pruning.pattern,
+        f"s{pruning.sparsity:g}",
+        recovery != "none" and recovery,
+        "minutes" in given and f"m{given['minutes']:g}",
+        schedule.name != "one_shot" and f"{schedule.name}{schedule.iterations}",
+        "samples" in given and f"n{given['samples']}",
+    ]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(filter(None, parts))).lstrip("-.")
+
+
+def read_json(path: str | os.PathLike, example: str) -> dict[str, Any]:
+    """The JSON object in a file; ConfigError, which names an `example`, where there is none."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        raw = json.loads(text, object_pairs_hook=_without_repetition)
+        if isinstance(raw, dict):
+            return raw
+        problem = "must hold one JSON object {...} of keys and values"
+    except FileNotFoundError:
+        problem = "no such config file"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        problem = f"not valid JSON at {where}: {error.msg}; fix it there"
+    except UnicodeDecodeError as error:
+        problem = f"not UTF-8 text (byte {error.start}); save it as UTF-8"
+    except ValueError as error:  # a key twice, or a number of thousands of digits
+        problem = f"not valid JSON: {error}"
+    raise ConfigError(f"{path}: {problem} (for example {example})")
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if repeated := [key for key in keys if keys.count(key) > 1]:
+        raise ValueError(f"key '{repeated[0]}' is written twice in one object; keep one of them")
+    return dict(pairs)
 
 
 def _read(path: str | os.PathLike) -> tuple[dict[str, Any], Path]:
-    """The JSON object in a file, and the folder that its relative paths start from."""
-
-    def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if repeated := [key for key in keys if keys.count(key) > 1]:
-            raise ConfigError(
-                f"{path}: key '{repeated[0]}' is written twice in one object; keep one of them"
-            )
-        return dict(pairs)
-
-    try:
-        raw = json.loads(
-            Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=refuse_duplicates
-        )
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such config file; give one, e.g. CONFIG=configs/demo.json"
-        ) from None
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); give a JSON file, e.g. "
-            "CONFIG=configs/demo.json"
-        ) from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise ConfigError(f"{path}: not valid JSON at {where}: {error.msg}; fix it there") from None
-    except ConfigError:
-        raise
-    except ValueError as error:  # not UTF-8, or a number of thousands of digits
-        raise ConfigError(f"{path}: not valid JSON: {error}; save it as UTF-8 text") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(
-            f"{path}: must hold one JSON object with sections such as model and pruning; see "
-            "configs/demo.json"
-        )
+    """A config file's JSON, and the folder that its relative paths start from."""
+    raw = read_json(path, "CONFIG=configs/demo.json")
     if raw.keys() == RUN_KEYS and isinstance(raw["config"], dict):
         return raw["config"], ROOT
     folder = Path(os.path.abspath(path)).parent
@@ -165,117 +141,63 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, Any], Path]:
     return raw, folder.resolve() if inside else folder
 
 
-def _parse_overrides(overrides: Mapping[str, object]) -> dict[str, Any]:
-    given, problems = {}, []
-    for key, value in overrides.items():
+def _parse(overrides: Mapping[str, object] | None) -> dict[str, Any]:
+    given, problems, known = {}, [], ", ".join(OVERRIDES).upper()
+    for key, value in (overrides or {}).items():
         name = key.lower()
+        parse, problem = PARSERS.get(name, (str, ""))
         if name not in OVERRIDES:
-            problems.append(
-                f"{key}: unknown override; use one of "
-                f"{', '.join(name.upper() for name in OVERRIDES)}"
-            )
-        elif value is None or value == "":
-            continue
-        elif isinstance(value, str) and name in PARSERS:
-            parse, problem = PARSERS[name]
+            problems.append(f"{key}: unknown override; use one of {known}")
+        elif value is not None and value != "":
             try:
-                given[name] = parse(value)
+                given[name] = parse(value) if isinstance(value, str) else value
             except ValueError:
                 problems.append(f"{name.upper()}={value}: {problem}")
-        else:
-            given[name] = list(value) if name == "formats" else value
     if problems:
         raise ConfigError("\n".join(problems))
     return given
 
 
-def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
-    """Make every path in a config's JSON absolute, in place."""
-    for section, key in path_slots(raw):
-        section[key] = _absolute(section[key], base)
-    model = raw.get("model")
-    if isinstance(model, dict) and isinstance(model.get("name"), str):
-        model["name"] = _locate_model(model["name"], base)
-    for others, index in others_slots(raw):
-        others[index] = _locate_model(others[index], base)
+def _validate(raw: dict, path: str | os.PathLike, given: dict[str, Any], origin: Origin) -> Config:
+    data, written, errors = legacy.translate(raw, {OVERRIDES[name] for name in given})
+    _apply(data, given)
+    try:
+        config = Config.model_validate(data, context=origin)
+    except ValidationError as error:
+        errors += error.errors(include_url=False)
+    if errors:
+        labels = {ours: f"{path}: {familiar}" for ours, familiar in written.items()}
+        for name, value in given.items():
+            shown = ",".join(map(str, value)) if isinstance(value, list) else value
+            labels[OVERRIDES[name]] = f"{name.upper()}={shown}"
+        raise refusal(errors, Config, path, legacy.FAMILIAR, labels)
+    return config
 
 
-def _locate_datasets(raw: dict[str, Any], base: Path) -> None:
-    """Write a dataset `name` that is a folder under `base` as its `path`, in place: kernels run
-    elsewhere, and paths are hashed.
-    """
-    for entry in dataset_entries(raw):
-        name = entry.get("name") if isinstance(entry, dict) else None
-        if not isinstance(name, str) or not name.strip() or entry.get("path") is not None:
-            continue
-        if name.startswith((".", "/", "~")) or os.path.isdir(os.path.join(base, name)):
-            entry["path"] = _absolute(name, base)
-            entry["name"] = os.path.basename(entry["path"]) or name
-
-
-def _absolute(path: str, base: Path) -> str:
-    return os.path.abspath(os.path.join(base, os.path.expanduser(path)))
-
-
-def _locate_model(name: str, base: Path) -> str:
-    """An absolute path if `name` exists under `base` or cannot be a Hub id; else `name`, the Hub
-    id.
-    """
-    path_like = name.startswith((".", "/", "~")) or name.count(os.sep) > 1
-    return (
-        _absolute(name, base)
-        if name.strip() and (path_like or os.path.exists(os.path.join(base, name)))
-        else name
-    )
-
-
-def _apply(raw: dict[str, Any], given: dict[str, Any]) -> None:
+def _apply(data: dict[str, Any], given: dict[str, Any]) -> None:
     """Put overrides into a config's JSON, in place. A section of the wrong type is left for the
     schema to refuse.
     """
-    for name, value in given.items():
-        section, key = OVERRIDES[name].split(".", 1)
-        target = raw.setdefault(section, {})
-        if not isinstance(target, dict):
-            continue
-        if name == "samples":
-            _limit_samples(target, value)
-            continue
-        target[key] = (
-            _locate_model(value, Path.cwd())
-            if name == "model" and isinstance(value, str)
-            else value
-        )
-        if name == "method":
-            target.pop("weight_importance_method", None)
-        if name == "formats":
-            target.pop("export_onnx", None)
-        if name == "pattern" and parse_pattern(value) and "sparsity" not in given:
-            target.pop("sparsity", None)
-        if (
-            name == "pattern" and value == "structured" and "method" not in given
-        ):  # the file's is for another pattern
-            target.pop("method", None)
-            target.pop("weight_importance_method", None)
+    for name in given.keys() - {"samples"}:
+        *sections, key = OVERRIDES[name].split(".")
+        target = data
+        for section in sections:
+            target = _section(target, section)
+        target[key] = given[name]
+    if "samples" in given:
+        default = Config().resolved()["evaluation"]["datasets"]
+        datasets = _section(data, "evaluation").setdefault("datasets", default)
+        for dataset in datasets if isinstance(datasets, list) else []:
+            if isinstance(dataset, dict):
+                dataset["max_samples"] = given["samples"]
+    pattern, pruning = given.get("pattern"), _section(data, "pruning")
+    with suppress(ValueError):  # what is no pattern is refused by the schema
+        if "sparsity" not in given and pattern and fixed_sparsity(str(pattern)) is not None:
+            pruning.pop("sparsity", None)
+    if "method" not in given and pattern == "structured":  # the file's is for another pattern
+        pruning.pop("method", None)
 
 
-def _limit_samples(evaluation: dict[str, Any], samples: object) -> None:
-    datasets = evaluation.setdefault("datasets", Config().resolved()["evaluation"]["datasets"])
-    for dataset in datasets if isinstance(datasets, list) else []:
-        if isinstance(dataset, dict):
-            dataset["max_samples"] = samples
-
-
-def _validate(raw: dict[str, Any], path: str | os.PathLike, given: dict[str, Any]) -> Config:
-    shown = {
-        name: ",".join(map(str, value)) if isinstance(value, list) else value
-        for name, value in given.items()
-    }
-    labels = {OVERRIDES[name]: f"{name.upper()}={value}" for name, value in shown.items()}
-    try:
-        return Config.model_validate(raw)
-    except ValidationError as error:
-        problems = [
-            describe(problem, str(path), labels) for problem in error.errors(include_url=False)
-        ]
-        raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+def _section(data: dict[str, Any], name: str) -> dict[str, Any]:
+    section = data.setdefault(name, {})
+    return section if isinstance(section, dict) else {}

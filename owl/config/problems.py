@@ -1,16 +1,16 @@
-"""One line per thing that pydantic found wrong with a config: where, what, and what to write
-instead.
-"""
+"""One line per thing that pydantic found wrong with a file: where, what, what to write instead."""
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
-from typing import Any, get_args
+from types import MappingProxyType
+from typing import get_args
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from owl.config.schema import Config
+from owl.errors import ConfigError
 
 KINDS = {
     "float_type": "a number",
@@ -21,62 +21,87 @@ KINDS = {
     "model_type": "an object {...}",
     "finite_number": "a finite number",
 }
+UNQUOTED = ("float_type", "int_type", "bool_type")
+NOT_YET = ("static",)  # choices of other tools
 
 
-def describe(problem: Mapping[str, Any], source: str, overrides: Mapping[str, str]) -> str:
-    """The message for one entry of pydantic's `errors()`.
+def refusal(
+    errors: Iterable[Mapping],
+    schema: type[BaseModel],
+    source: object,
+    aliases: Iterable[str] = (),
+    labels: Mapping[str, str] = MappingProxyType({}),
+) -> ConfigError:
+    """What to raise for pydantic's `errors()` of the file `source`.
 
-    `source` is the file; `overrides` maps keys as in `owl.config.load.OVERRIDES` to what was given,
-    e.g. {"pruning.sparsity": "SPARSITY=2"}, which is then named instead of the file.
+    `aliases`: dotted keys that are known beside the schema's. `labels`: by dotted key what to call
+    it, e.g. "SPARSITY=2", instead of file and key.
     """
-    key = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]
-    ).lstrip(".")
-    text = _explain(problem, key)
-    override = overrides.get(re.sub(r"\[\d+\]", "[]", key)) or overrides.get(
-        re.sub(r"\[\d+\]$", "", key)
-    )
-    return f"{override}: {text}" if override else f"{source}: {key}: {text}"
+    fields, lines = fields_of(schema), []
+    for one in errors:
+        if one["type"] == "default_factory_not_called":  # merely follows from another error
+            continue
+        key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in one["loc"]).lstrip(".")
+        plain = re.sub(r"\[\d+\]", "", key)
+        if one["type"] == "extra_forbidden":
+            nearest = _nearest(plain, [*fields, *aliases])
+            text = f"unknown key; the nearest known key is {nearest}: rename or remove it"
+        else:
+            text = _explain(one, _requirement(fields, plain, item=key.endswith("]")))
+        lines.append(f"{labels.get(plain, f'{source}: {key}')}: {text}")
+    return ConfigError("\n".join(dict.fromkeys(lines)))
 
 
-def _explain(problem: Mapping[str, Any], key: str) -> str:
-    kind, value = problem["type"], problem["input"]
-    if kind == "extra_forbidden":
-        return f"unknown key; the nearest known key is {nearest_key(key)}: rename or remove it"
+def _explain(problem: Mapping, requirement: str | None) -> str:
+    kind, value = problem["type"], problem.get("input")
     if kind == "missing":
         return "is required; add it"
     if kind == "value_error":
         return str(problem["ctx"]["error"])
-    if kind not in KINDS:
+    if kind in KINDS:
+        hint = "; write it without quotes" if isinstance(value, str) and kind in UNQUOTED else ""
+        return f"must be {KINDS[kind]}, not {json.dumps(value)}{hint}"
+    if requirement:
+        return f"{requirement}, not {json.dumps(value)}"
+    if kind != "literal_error":
         return problem["msg"]
-    hint = (
-        "; write it without quotes"
-        if isinstance(value, str) and kind in ("float_type", "int_type", "bool_type")
-        else ""
+    choices = ", ".join(re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
+    if not isinstance(value, str):
+        return f"must be one of {choices}, not {json.dumps(value)}"
+    return (
+        f"'{value}' is not {'available yet' if value in NOT_YET else 'known'}; use one of {choices}"
     )
-    return f"must be {KINDS[kind]}, not {json.dumps(value)}{hint}"
 
 
-def nearest_key(key: str) -> str:
-    """The known key, dotted, whose last part is most like that of `key`; keys of the same section
-    are preferred.
-    """
-    section, _, name = re.sub(r"\[\d+\]", "", key).rpartition(".")
-
-    def likeness(known: str) -> float:
-        known_section, _, known_name = known.rpartition(".")
-        return SequenceMatcher(None, name.lower(), known_name).ratio() + 0.2 * (
-            known_section == section
-        )
-
-    return max(known_keys(Config), key=likeness)
-
-
-def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def fields_of(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
     """Every dotted key of a schema, without list indices."""
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        for inner in (field.annotation, *get_args(field.annotation)):
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                yield from known_keys(inner, f"{prefix}{name}.")
-    yield from (prefix + name for name in model.model_computed_fields)
+    found = {}
+    for name, field in schema.model_fields.items():
+        found[prefix + name] = field
+        for one in (field.annotation, *get_args(field.annotation)):
+            if isinstance(one, type) and issubclass(one, BaseModel):
+                found |= fields_of(one, f"{prefix}{name}.")
+    return found
+
+
+def _requirement(fields: Mapping[str, FieldInfo], key: str, *, item: bool) -> str | None:
+    """The description of a field, or of its items."""
+    field = fields.get(key) or fields.get(key.rpartition(".")[0])
+    notes = [
+        note
+        for one in get_args(field and field.annotation)
+        for note in getattr(one, "__metadata__", ())
+    ]
+    described = notes if item else [field, *notes]
+    return next((text for one in described if (text := getattr(one, "description", None))), None)
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """The known key whose last part is most like that of `key`, rather in the same section."""
+    section, _, name = key.rpartition(".")
+
+    def likeness(one: str) -> float:
+        above, _, its_name = one.rpartition(".")
+        return SequenceMatcher(None, name.lower(), its_name).ratio() + 0.2 * (above == section)
+
+    return max(known, key=likeness)

@@ -132,11 +132,9 @@ def _papers(run: Run, pruning: dict, measured: dict, stock: bool) -> dict:
         pruning["recovery"],
     )
     rounds = len(recovery["rounds"])
-    how = (
-        "one-shot" if rounds == 1 else f"in {rounds} rounds ({settings.pruning_schedule} schedule)"
-    )
+    how = "one-shot" if rounds == 1 else f"in {rounds} rounds ({settings.schedule.name} schedule)"
     recipe = (
-        f"Pruned {how} with {settings.method}, allocation {settings.allocation_name}, pattern "
+        f"Pruned {how} with {settings.method}, allocation {settings.allocation}, pattern "
         f"{settings.pattern}, "
         f"target {settings.sparsity:.0%}, calibrated on {pruning['calibration_clips']} clips"
     )
@@ -165,7 +163,7 @@ def _papers(run: Run, pruning: dict, measured: dict, stock: bool) -> dict:
         base=model_label(name),
         recipe=recipe,
         source=", ".join(
-            SOURCES[one] for one in (settings.method, settings.allocation_name) if one in SOURCES
+            SOURCES[one] for one in (settings.method, settings.allocation) if one in SOURCES
         ),
         targets=settings.target_modules,
         results=results,

@@ -10,7 +10,6 @@ than int(numel·S); alps prunes int(numel·S). Arithmetic is float64, on the CPU
 device has none. Which linears to prune and what follows from it is `owl.prune.weights`'s business.
 """
 
-import re
 from dataclasses import dataclass
 from pkgutil import resolve_name
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from owl.kernels import alps
 from owl.kernels.gram import check_finite, damped
+from owl.kernels.patterns import parse_pattern
 from owl.kernels.records import SOLVERS, Solver
 
 
@@ -84,19 +84,6 @@ def solver_of(method: str) -> Solver:
     if method not in SOLVERS:
         raise ValueError(f"unknown method '{method}'; choose one of {', '.join(SOLVERS)}")
     return SOLVERS[method]
-
-
-def parse_pattern(pattern: str | None) -> tuple[int, int] | None:
-    """(N, M) of "N:M"; None for None and "unstructured". ValueError for anything else."""
-    if pattern in (None, "unstructured"):
-        return None
-    match = re.fullmatch(r"(\d+):(\d+)", pattern)
-    if not match or not 0 < int(match[1]) < int(match[2]):
-        raise ValueError(
-            f"pattern '{pattern}' is not N:M with 0 < N < M (N nonzeros in every M inputs), such "
-            "as 2:4 or 4:8"
-        )
-    return int(match[1]), int(match[2])
 
 
 def _device(tensor: Tensor) -> torch.device:
@@ -202,6 +189,10 @@ def _check(
         )
     check_finite(weight, gram)
     group = parse_pattern(pattern)
+    if pattern == "structured" or (group and group[0] is None):
+        raise ValueError(
+            f"pattern '{pattern}' is decided over blocks; inside one linear give N:M such as 2:4"
+        )
     if group is None and sparsity is None:
         raise ValueError("give a sparsity or an N:M pattern")
     if sparsity is not None and not 0 <= sparsity <= 1:

@@ -116,9 +116,9 @@ def chosen_sparsities(config: Config, guides: Guides) -> dict[str, float]:
     where the pattern is mixed N:M.
     """
     pruning, blocks = config.pruning, guides.blocks
-    if ALLOCATIONS[pruning.allocation_name].level == "linear":
+    if ALLOCATIONS[pruning.allocation].level == "linear":
         return median_of(blocks, pruning.sparsity, guides.lam, guides.multiple)
-    wanted = usable(guides.sparsities(pruning.allocation_name, pruning.sparsity))
+    wanted = usable(guides.sparsities(pruning.allocation, pruning.sparsity))
     if pruning.group_size:
         kept = mixed_groups(
             wanted, [block.weight_count for block in blocks], pruning.group_size, pruning.sparsity

@@ -36,7 +36,7 @@ def prune(
             pattern=patterns,
             bias_refit=settings.bias_refit,
         )
-    if settings.structures == ["layers"]:
+    if settings.structured.structures == ["layers"]:
         sparsities = structures.whole_layers(model, every, batches, settings.sparsity)
         batches = calibration_batches(config, model, processor, labels)
     return structures.narrow(
@@ -44,8 +44,8 @@ def prune(
         every,
         batches,
         sparsities,
-        structures=settings.structures,
-        equal_widths=settings.equal_widths,
+        structures=settings.structured.structures,
+        equal_widths=settings.structured.equal_widths,
     )
 
 

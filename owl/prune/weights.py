@@ -14,7 +14,8 @@ from torch import Tensor
 
 from owl.errors import MissedTarget
 from owl.kernels.gram import relative_output_error
-from owl.kernels.solvers import factorise, parse_pattern, prune_weight, solver_of
+from owl.kernels.patterns import parse_pattern
+from owl.kernels.solvers import factorise, prune_weight, solver_of
 from owl.model.whisper import Block, Linear
 from owl.prune.calibration import Batch, Statistics, walk
 

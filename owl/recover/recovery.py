@@ -79,7 +79,7 @@ class Recovered:
 def lessons_of(run: Run, teacher, processor, labels: Labels) -> Lessons:
     """What recovery of any round needs of the dense model. DataError for fewer than two clips."""
     settings = run.config.pruning
-    if settings.recovery == "none":
+    if settings.recovery.method == "none":
         return Lessons(run, teacher, processor, labels.pick([]), labels.pick([]), [])
     if len(labels.clips) < 2:
         raise DataError(
@@ -92,7 +92,7 @@ def lessons_of(run: Run, teacher, processor, labels: Labels) -> Lessons:
         processor,
         _examples(held_out, processor),
         language=labels.language,
-        batch_size=settings.recovery_batch_size,
+        batch_size=settings.recovery.batch_size,
     )
     return Lessons(run, teacher, processor, learned, held_out, answers)
 
@@ -106,7 +106,7 @@ def recover(
     Training is in float32 whatever the model's precision. Before the last round it is
     `pruning_frequency` passes long.
     """
-    method = lessons.run.config.pruning.recovery
+    method = lessons.run.config.pruning.recovery.method
     if method == "none":
         return Round(number, method, sparsity)
     precision = next(student.parameters()).dtype
@@ -182,9 +182,9 @@ Trained = tuple[Course, list[RecoveredBlock]]
 
 def _blockwise(lessons: Lessons, student, every: Sequence[Block], number: int) -> Trained:
     settings = lessons.run.config.pruning
-    last = number == settings.pruning_iterations
-    epochs = settings.recovery_epochs if last else settings.pruning_frequency
-    rate = settings.recovery_learning_rate or blockwise.RATE
+    last = number == settings.schedule.iterations
+    epochs = settings.recovery.epochs if last else settings.schedule.frequency
+    rate = settings.recovery.learning_rate or blockwise.RATE
     return _by_block(lessons, student, every, epochs, rate)
 
 
@@ -193,7 +193,7 @@ def _by_block(
 ) -> Trained:
     measure = lambda: distill.divergence(student, lessons.answers)
     config, processor = lessons.run.config, lessons.processor
-    size = config.pruning.recovery_batch_size
+    size = config.pruning.recovery.batch_size
     batches = [
         calibration_batches(config, student, processor, labels, size)
         for labels in (lessons.learned, lessons.held_out)
@@ -220,13 +220,13 @@ def _distill(lessons: Lessons, student, every: Sequence[Block], number: int) -> 
     result is dropped where it raises the KL.
     """
     settings, examples = lessons.run.config.pruning, _examples(lessons.learned, lessons.processor)
-    steps, first, rows = settings.recovery_steps, None, []
-    if number < settings.pruning_iterations:
-        passes = batches_per_pass(len(examples), settings.recovery_batch_size)
-        steps = settings.pruning_frequency * passes
+    steps, first, rows = settings.recovery.steps, None, []
+    if number < settings.schedule.iterations:
+        passes = batches_per_pass(len(examples), settings.recovery.batch_size)
+        steps = settings.schedule.frequency * passes
     else:
         pruned = training.snapshot(training.trainable(every))
-        first, rows = _by_block(lessons, student, every, settings.recovery_epochs, blockwise.RATE)
+        first, rows = _by_block(lessons, student, every, settings.recovery.epochs, blockwise.RATE)
         if first.curve[-1].kl > first.kl_before:
             training.restore(training.trainable(every), pruned)
     course = distill.distill(
@@ -237,10 +237,10 @@ def _distill(lessons: Lessons, student, every: Sequence[Block], number: int) -> 
         examples,
         lessons.answers,
         language=lessons.learned.language,
-        rate=settings.recovery_learning_rate or distill.RATE,
-        batch_size=settings.recovery_batch_size,
+        rate=settings.recovery.learning_rate or distill.RATE,
+        batch_size=settings.recovery.batch_size,
         seed=settings.calibration.seed,
-        minutes=settings.recovery_minutes,
+        minutes=settings.recovery.minutes,
         steps=steps,
         state_file=lessons.run.folder / "recovery" / f"round-{number}.pt",
         key=cache.key(student, [], lessons.run.config.digest(), "owl.recover.recovery"),

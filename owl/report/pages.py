@@ -70,7 +70,7 @@ def summarise(run: str, artefacts: dict, seconds: dict[str, float]) -> dict:
         "method": settings["method"],
         "allocation": artefacts["outliers"]["allocation"],
         "pattern": artefacts["outliers"]["pattern"],
-        "recovery": settings["recovery"],
+        "recovery": settings["recovery"]["method"],
         "recovery_result": pruning["recovery"],
         "target_sparsity": settings["sparsity"],
         "sparsity_prunable": pruning["sparsity_prunable"],

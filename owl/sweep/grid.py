@@ -10,30 +10,31 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from owl import ROOT
 from owl.config import load as configs
-from owl.config.checks import check, unique
 from owl.config.load import Config
-from owl.config.problems import describe
-from owl.config.schema import Allocation, Method, Section, Sparsity, Text
+from owl.config.paths import Text
+from owl.config.problems import refusal
+from owl.config.schema import ALLOCATIONS, METHODS, UNIQUE, Section, Seed, Sparsity
 from owl.errors import ConfigError
 from owl.run import cache
 from owl.run.resolve import fingerprints
 
-Pair = Annotated[list[str], check(lambda pair: len(pair) == 2, "must be [method, allocation]")]
-Some = check(len, "must not be empty")
-Seed = Annotated[int, check(lambda value: value >= 0, "must be a whole number of at least 0")]
+Pair = Annotated[
+    list[str], Field(min_length=2, max_length=2, description="must be [method, allocation]")
+]
+Some = Field(min_length=1, description="must not be empty")
 
 
 class Repeats(Section):
     """Points that are measured again with other calibration seeds."""
 
-    seeds: Annotated[list[Seed], unique()] = []
-    sparsities: Annotated[list[Sparsity], unique()] = []
+    seeds: Annotated[list[Seed], UNIQUE] = []
+    sparsities: Annotated[list[Sparsity], UNIQUE] = []
     pairs: list[Pair] = []
 
 
@@ -43,9 +44,9 @@ class Grid(Section):
     other seeds, `baseline` is the pair that the best is compared with."""
 
     models: Annotated[dict[Text, Text], Some]
-    methods: Annotated[list[Method], unique(), Some]
-    allocations: Annotated[list[Allocation], unique(), Some]
-    sparsities: Annotated[list[Sparsity], unique(), Some]
+    methods: Annotated[list[Literal[*METHODS]], UNIQUE, Some]
+    allocations: Annotated[list[Literal[*ALLOCATIONS]], UNIQUE, Some]
+    sparsities: Annotated[list[Sparsity], UNIQUE, Some]
     seed: Seed = 0
     repeats: Repeats = Repeats()
     baseline: Pair = ["sparsegpt", "owl"]
@@ -122,27 +123,9 @@ def load(path: str | os.PathLike) -> Grid:
     line.
     """
     try:
-        raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        grid = Grid.model_validate(raw)
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); give a sweep's JSON file, e.g. "
-            "SWEEP=configs/sweeps/default.json"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{path}: not valid JSON at line {error.lineno}: {error.msg}; fix it there"
-        ) from None
+        grid = Grid.model_validate(configs.read_json(path, "SWEEP=configs/sweeps/default.json"))
     except ValidationError as error:
-        raise ConfigError(
-            "\n".join(
-                describe(problem, str(path), {}) for problem in error.errors(include_url=False)
-            )
-        ) from None
+        raise refusal(error.errors(include_url=False), Grid, path) from None
     folder = Path(os.path.abspath(path)).parent
     found = grid.model_copy(
         update={"models": {name: str(folder / config) for name, config in grid.models.items()}}
@@ -151,7 +134,7 @@ def load(path: str | os.PathLike) -> Grid:
         pruning = job.config_at(
             job.sparsities[0]
         ).pruning  # a config that cannot work is refused before anything runs
-        if pruning.recovery != "none" or pruning.pattern == "structured":
+        if pruning.recovery.method != "none" or pruning.pattern == "structured":
             raise ConfigError(
                 f"{job.config}: a sweep compares one-shot unstructured or N:M results; set "
                 "recovery to none, the pattern to one of these"

@@ -138,7 +138,7 @@ def measure(job: Job, shared: Ready, sparsity: float) -> dict:
 def _allocation(config, shared: Ready) -> tuple[dict[str, float], float, dict | None]:
     """(sparsity by linear, seconds, how it was measured)."""
     started = time.perf_counter()
-    if config.pruning.allocation_name != "measured":
+    if config.pruning.allocation != "measured":
         return guides.chosen_sparsities(config, shared.guide), time.perf_counter() - started, None
     starts = {name: shared.guide.sparsities(name, config.pruning.sparsity) for name in CANDIDATES}
     found = measured.allocate(
