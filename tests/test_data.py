@@ -258,6 +258,7 @@ def test_bad_clips_are_skipped_by_name_with_a_reason_each(tmp_path):
         "NaN",
         "no text",
         "names no audio",
+        "no row of metadata.csv names it",
     ]
     assert [id for id, _ in dataset.skipped] == [
         "c0",
@@ -266,6 +267,7 @@ def test_bad_clips_are_skipped_by_name_with_a_reason_each(tmp_path):
         "c3",
         "c4",
         "line 7 of metadata.csv",
+        "c5.wav",
     ]
     assert all(part in reason for part, (_, reason) in zip(reasons, dataset.skipped, strict=True))
 

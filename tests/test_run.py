@@ -4,6 +4,7 @@ behaviour.
 
 import json
 import re
+import sys
 
 import nbformat
 import pytest
@@ -278,3 +279,17 @@ def test_a_notebook_that_stops_says_why_in_one_last_line_and_leaves_no_claim(
 def test_a_notebook_that_ends_well_is_at_its_place(notebook_of):
     code, output = notebook_of("print(run)")
     assert code == 0 and "mine" in nbformat.read(output, 4).cells[-1].outputs[0].text
+
+
+def test_a_notebook_runs_in_this_interpreter_whatever_kernels_jupyter_finds(
+    notebook_of, tmp_path, monkeypatch
+):
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(
+        json.dumps({"argv": ["/bin/false"], "display_name": "Python 3", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(spec.parents[1]))
+    code, output = notebook_of("import sys\nprint(sys.executable)")
+    assert code == 0
+    assert nbformat.read(output, 4).cells[-1].outputs[0].text.strip() == sys.executable
