@@ -123,7 +123,7 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         "clips": 3,
         "words": 60,
         "dense": one,
-        "pruned": one | {"wer": 0.25},
+        "pruned": one | {"wer": 0.25, "cer_interval": [0.1, 0.2]},
         "difference": 0.15,
     }
     dataset |= {"difference_interval": [0.1, 0.2], "kl": 0.0123}
@@ -175,6 +175,9 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         "datasets": [dataset],
     }
     figures = {"layer_allocation": "", "deployment": ""}
+    by_characters = {"name": "zh", "unit": "characters", "characters": 400}
+    by_characters["dense"] = one | {"cer": 0.031, "cer_interval": [0.02, 0.04]}
+    summary["datasets"].append(dataset | by_characters)
     text = pages.render_index(
         "mine",
         summary | others | {"exports": [export], "provenance": facts},
@@ -183,6 +186,10 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         [{"file": "a.html", "title": "A?", "seconds": 1}],
     )
     assert "<script" not in text and "&lt;script&gt;x" in text
+    by_word, by_character = re.findall(r'<p class="headline">.*?</p>', text, re.S)
+    assert "word error rate" in by_word and "characters" not in by_word
+    assert "character error rate" in by_character and "3.10 %" in by_character
+    assert "by characters" in by_character and "400 characters" in text and "CER 3.10 %" in text
     assert all(
         words in text
         for words in (

@@ -11,7 +11,7 @@ are Unicode code points; `unit_of` decides.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import regex
 from whisper_normalizer.basic import BasicTextNormalizer
@@ -31,8 +31,7 @@ def normalize(texts: Sequence[str], normalizer: str) -> list[str]:
     """`texts` as they are compared: "english" and "basic" are Whisper's normalisers ("basic" keeps
     marks, see `_basic`), "none" only collapses whitespace.
     """
-    apply = _normalizer(normalizer)
-    return [" ".join(apply(text).split()) for text in texts]
+    return [_normalized(text, normalizer) for text in texts]
 
 
 def unit_of(references: Sequence[str], metrics: Sequence[str] = METRICS) -> str:
@@ -63,6 +62,12 @@ def known_unit(unit: str) -> str:
     if unit not in UNITS:
         raise ValueError(f"unknown unit {unit!r}: choose one of {', '.join(UNITS)}")
     return unit
+
+
+# every clip is looked at a dozen times in one report, and the English normaliser is slow
+@lru_cache(100_000)
+def _normalized(text: str, normalizer: str) -> str:
+    return " ".join(_normalizer(normalizer)(text).split())
 
 
 @cache
