@@ -179,6 +179,21 @@ def test_names_match_whatever_their_case(tmp_path):
     assert texts(load(tmp_path / "d")) == {"One": "hello"}
 
 
+def test_paths_as_windows_writes_them_are_found(tmp_path):
+    write(tmp_path / "Audio" / "a.wav")
+    (tmp_path / "metadata.csv").write_text("file_name,text,,\naudio\\a.wav,hello,,\n")
+    assert [clip.text for clip in load(tmp_path).clips] == ["hello"]
+
+
+def test_a_manifest_in_a_subfolder_is_named_and_a_folder_of_its_name_is_none(tmp_path):
+    write(tmp_path / "train" / "a.wav")
+    (tmp_path / "train" / "Metadata.csv").write_text("file_name,text\na.wav,hello\n")
+    (tmp_path / "metadata.jsonl").mkdir()
+    with pytest.raises(DataError, match=r"train/Metadata\.csv: a manifest in a subfolder"):
+        load(tmp_path)
+    assert len(load(tmp_path, split="TRAIN").clips) == 1
+
+
 def test_both_unicode_forms_of_a_name_are_one_name(tmp_path):
     write(tmp_path / unicodedata.normalize("NFD", "Übung.wav"))
     (tmp_path / "metadata.csv").write_text("file_name,text\nÜbung.wav,hallo\n")

@@ -65,8 +65,7 @@ def find_entries(
         )
     disk = Finder()
     folder = _choose(name, disk, folder, split, subset)
-    children = disk.children(folder)
-    manifests = [children[file] for file in MANIFESTS if file in children]
+    manifests = [file for file in (disk.find(folder / one) for one in MANIFESTS) if file.is_file()]
     if manifests:
         manifest, *others = manifests
         entries = _manifest_entries(name, manifest, folder, disk, require_text)
@@ -180,9 +179,13 @@ def _row_entry(name: str, where: str, row: Row, audio_folder: Path, disk: Finder
     """
     file = cell(row, FILE_COLUMNS)
     start, seconds = _segment(name, where, row)
+    source = disk.find(audio_folder / file) if file else None
+    if file and not os.path.exists(source):
+        # as Windows writes paths
+        source = disk.find(audio_folder / file.replace("\\", "/"))
     return Entry(
         id=cell(row, ("id",)) or (_file_id(file) if file else where),
-        source=disk.find(audio_folder / file) if file else None,
+        source=source,
         text=cell(row, TEXT_COLUMNS),
         speaker=cell(row, SPEAKER_COLUMNS),
         start=start,
@@ -257,11 +260,10 @@ def _scan(
     ]
     if not audio or (require_text and not audio.keys() & texts.keys()):
         kinds = "; ".join(f"{named(found)}: {kind}" for kind, found in by_kind(rest).items())
-        reason = (
-            f"the {len(audio)} audio files in {folder} have no texts"
-            if audio
-            else f"{folder} holds no speech dataset (found: {kinds or 'nothing'})"
-        )
+        reason = f"the {len(audio)} audio files in {folder} have no texts"
+        if not audio:
+            reason = f"{folder} holds no speech dataset"
+        reason += f" (found: {kinds or 'nothing else'})"
         raise failure(name, reason, f"Looked for: {LAYOUTS}. Add one of them, or correct `path`.")
     entries = [
         Entry(
@@ -281,6 +283,8 @@ def _why_not(file: Path, key: tuple[Path, str], audio: dict, texts: dict) -> str
         return None
     if suffix in SUFFIXES:
         return f"another file of the same name is used ({audio[key].name})"
+    if same(file.name) in MANIFESTS:
+        return "a manifest in a subfolder: give that folder as `path` or `split`"
     if suffix == ".txt":
         return "a text without audio of the same name"
     if key in texts and key not in audio:

@@ -78,7 +78,7 @@ def _delimited_rows(name: str, file: Path, text: str, kind: str) -> list[tuple[s
             if header is None:
                 header = cells
                 continue
-            if len(cells) > len(header):
+            if any(value.strip() for value in cells[len(header) :]):
                 start = line
                 raise csv.Error("more cells than columns")
             values = [None if value.strip() in EMPTY_CELLS else value for value in cells]
