@@ -232,6 +232,7 @@ def test_audio_that_no_row_names_and_rows_without_audio_are_listed(tmp_path):
     write(tmp_path / "deep" / "b.M4A", 1)
     write(tmp_path / "other" / "c.wav", 2)
     (tmp_path / "other" / "metadata.csv").write_text("file_name,text\nc.wav,c\n")
+    write(tmp_path / "gone.mp3", 3)
     (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,a\ngone.wav,g\n")
     (tmp_path / "manifest.jsonl").write_text("{}")
     dataset = load(tmp_path)
@@ -239,6 +240,7 @@ def test_audio_that_no_row_names_and_rows_without_audio_are_listed(tmp_path):
         ("gone", "there is no such audio file (gone.wav)"),
         ("manifest.jsonl", "metadata.csv is read instead of it"),
         ("deep/b.M4A", "no row of metadata.csv names it"),
+        ("gone.mp3", "no row of metadata.csv names it"),
     ]
 
 

@@ -15,28 +15,15 @@ for undecoded audio.
 
 import os
 from collections.abc import Iterable
-from math import inf
 from pathlib import Path
 
 from owl.data.audio import SUFFIXES
-from owl.data.entries import (
-    SPEAKER_COLUMNS,
-    TEXT_COLUMNS,
-    Entry,
-    by_kind,
-    cell,
-    clean,
-    failure,
-    find_part,
-    named,
-    need_text_column,
-    pick,
-)
+from owl.data.entries import Entry, by_kind, clean, failure, find_part, named
+from owl.data.manifests import manifest_entries
 from owl.data.names import Finder, files_below, same
-from owl.data.tables import Row, columns_of, read_table, read_text
+from owl.data.tables import read_text
 
 MANIFESTS = ("metadata.csv", "metadata.jsonl", "manifest.json", "manifest.jsonl")
-FILE_COLUMNS = ("file_name", "audio_filepath", "path")
 LAYOUTS = (
     f"{', '.join(MANIFESTS)}; a Common Voice release (clips/ and <split>.tsv); LibriSpeech's "
     "*.trans.txt; "
@@ -68,13 +55,13 @@ def find_entries(
     manifests = [file for file in (disk.find(folder / one) for one in MANIFESTS) if file.is_file()]
     if manifests:
         manifest, *others = manifests
-        entries = _manifest_entries(name, manifest, folder, disk, require_text)
+        entries = manifest_entries(name, manifest, folder, disk, require_text)
         ignored = [(file.name, f"{manifest.name} is read instead of it") for file in others]
         unnamed = _unnamed(_own_files(name, folder), entries, f"no row of {manifest.name} names it")
         return entries, ignored + [(_id(file, folder), why) for file, why in unnamed]
     if clips := _clips_of_release(disk, folder):
         table = _release_table(name, disk, folder, split or "test")
-        return _manifest_entries(name, table, clips, disk, require_text), []
+        return manifest_entries(name, table, clips, disk, require_text), []
     files = files_below(name, folder)
     transcripts = [file for file in files if same(file.name).endswith(".trans.txt")]
     if transcripts:
@@ -132,17 +119,17 @@ def _own_files(name: str, folder: Path) -> list[Path]:
 def _unnamed(files: Iterable[Path], entries: list[Entry], why: str) -> list[tuple[Path, str]]:
     """The audio among `files` that no entry reads."""
     read = {os.path.normpath(entry.source) for entry in entries if entry.source}
-    twins = {(Path(one).parent, same(Path(one).stem)): Path(one).name for one in read}
+    audio = [file for file in files if file.suffix.lower() in SUFFIXES]
+    twins = {(file.parent, same(file.stem)): file for file in audio if str(file) in read}
     return [
-        (
-            file,
-            f"another file of the same name is used ({twins[file.parent, same(file.stem)]})"
-            if (file.parent, same(file.stem)) in twins
-            else why,
-        )
-        for file in files
-        if file.suffix.lower() in SUFFIXES and os.path.normpath(file) not in read
+        (file, _twin(twins[key]) if (key := (file.parent, same(file.stem))) in twins else why)
+        for file in audio
+        if str(file) not in read
     ]
+
+
+def _twin(used: Path) -> str:
+    return f"another file of the same name is used ({used.name})"
 
 
 def _id(file: Path, folder: Path) -> str:
@@ -157,65 +144,6 @@ def _release_table(name: str, disk: Finder, folder: Path, split: str) -> Path:
         found = ", ".join(sorted(file.stem for file in _tables(disk, folder)))
         raise failure(name, f"{folder} has no {table.name}", f"Set `split` to one of: {found}.")
     return table
-
-
-def _manifest_entries(
-    name: str, table: Path, audio_folder: Path, disk: Finder, require_text: bool
-) -> list[Entry]:
-    """One entry per row of `table`; file names are relative to `audio_folder`, or absolute."""
-    rows = read_table(name, table)
-    columns = columns_of(rows)
-    if pick(columns, FILE_COLUMNS) is None:
-        reason = f"{table} has no column for the audio file; columns found: {', '.join(columns)}"
-        raise failure(name, reason, f"Name it one of {', '.join(FILE_COLUMNS)}.")
-    if require_text:
-        need_text_column(name, columns, str(table))
-    return [_row_entry(name, where, row, audio_folder, disk) for where, row in rows]
-
-
-def _row_entry(name: str, where: str, row: Row, audio_folder: Path, disk: Finder) -> Entry:
-    """A manifest row as an entry; `where` names the row. A row without a file name is kept, to be
-    reported.
-    """
-    file = cell(row, FILE_COLUMNS)
-    start, seconds = _segment(name, where, row)
-    source = disk.find(audio_folder / file) if file else None
-    if file and not os.path.exists(source):
-        # as Windows writes paths
-        source = disk.find(audio_folder / file.replace("\\", "/"))
-    return Entry(
-        id=cell(row, ("id",)) or (_file_id(file) if file else where),
-        source=source,
-        text=cell(row, TEXT_COLUMNS),
-        speaker=cell(row, SPEAKER_COLUMNS),
-        start=start,
-        seconds=seconds,
-    )
-
-
-def _file_id(file: str) -> str:
-    """A file name as the manifest has it, without its suffix; of an absolute path the last part
-    only.
-    """
-    file = Path(file).name if Path(file).is_absolute() else file
-    return file.removesuffix(Path(file).suffix)
-
-
-def _segment(name: str, where: str, row: Row) -> tuple[float, float | None]:
-    """NeMo's `offset` and `duration`, both in seconds: which part of a longer file a row means;
-    without offset all of it.
-    """
-    offset, duration = cell(row, ("offset",)), cell(row, ("duration",))
-    if offset is None:
-        return 0.0, None
-    try:
-        start, seconds = float(offset), None if duration is None else float(duration)
-        if not (0 <= start < inf and (seconds is None or 0 <= seconds < inf)):
-            raise ValueError("negative or infinite")
-    except ValueError as error:
-        reason = f"{where} has offset {offset!r} and duration {duration!r} ({error})"
-        raise failure(name, reason, "Write both in seconds.") from error
-    return start, seconds
 
 
 def _transcript_entries(name: str, file: Path, disk: Finder) -> list[Entry]:
@@ -282,7 +210,7 @@ def _why_not(file: Path, key: tuple[Path, str], audio: dict, texts: dict) -> str
     if file in (audio.get(key), texts.get(key)) and key in audio:
         return None
     if suffix in SUFFIXES:
-        return f"another file of the same name is used ({audio[key].name})"
+        return _twin(audio[key])
     if same(file.name) in MANIFESTS:
         return "a manifest in a subfolder: give that folder as `path` or `split`"
     if suffix == ".txt":
