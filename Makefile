@@ -99,6 +99,8 @@ previous :=
 count :=
 $(foreach name,$(NOTEBOOKS),$(eval count += x)$(eval $(call execute,$(name),$(previous),$(words $(count))/$(words $(NOTEBOOKS))))$(eval previous := reports/$(BUILD)/$(name).ipynb))
 
+reports/$(BUILD)/04_export.ipynb: owl/export/model_card.md.j2
+
 reports/$(BUILD)/index.html: $(NOTEBOOKS:%=reports/$(BUILD)/%.ipynb) $(wildcard owl/report/*.py) $(TEMPLATES)
 	@$(PY) -m owl.report.pages "$(BUILD)"
 endif
