@@ -149,6 +149,25 @@ def test_speed_is_compared_within_a_runtime_and_slower_is_called_not_faster():
     assert advice.speedup(alone, rows) is None and "faster" not in advice.facts(alone, rows)
 
 
+def test_advice_goes_by_characters_where_the_rows_do():
+    """By words the int8 form would be ruled out, by characters it is within a point."""
+    by = dict(unit="characters", cer=0.05, cer_interval=[0.04, 0.06])
+    dense = replace(DENSE, wer=0.8, **by)
+    small = replace(row("hf", 600, 0.9, 52.0), **by | {"cer": 0.055})
+    said = advice.recommendation([dense, small])
+    assert said[0].startswith("Smallest within +1 % CER: hf, 600 bytes")
+    assert "CER 5.50% against 5.00%" in said[0] and "WER" not in " ".join(said)
+    assert "CER 5.50%" in advice.facts(small, [dense, small])
+    text = advice.table([dense, small]).to_html()
+    assert "CER" in text and "WER" not in text and "5.50%" in text and "4.0–6.0" in text
+    assert advice.frame([dense, small])[["wer", "low", "high"]].values.tolist()[1] == [
+        0.055,
+        0.04,
+        0.06,
+    ]
+    assert advice.Row.read(small.public(), dense=False) == small
+
+
 def test_formats_that_were_not_written_are_named_by_reason():
     refused = [
         {"format": "ct2", "reason": "heads"},
@@ -336,10 +355,16 @@ def test_pooled_wer_counts_errors_and_words_of_all_datasets():
             0.5,
         )
 
-    wer, (low, high) = table.pooled(
+    found = table.pooled(
         [said([("a b", "a c")]), said([("d e f g", "d e f g")])], ["basic", "basic"]
     )
+    (low, high), wer = found["wer_interval"], found["wer"]
     assert wer == pytest.approx(1 / 6) and low <= wer <= high
+    assert (found["unit"], found["cer"]) == ("words", pytest.approx(1 / 10))
+    mixed = [said([("a b", "a c")]), said([("今天天气", "今天天汽")])]
+    found = table.pooled(mixed, ["basic", "basic"])
+    assert (found["unit"], found["cer"], found["wer"]) == ("characters", 2 / 7, 2 / 3)
+    assert table.pooled(mixed, ["basic", "basic"], ["wer"])["unit"] == "words"
     assert table.pooled_rtfx([said([("a", "a")]), said([("a", "a"), ("b", "b")])]) == pytest.approx(
         3.0
     )

@@ -123,16 +123,15 @@ def clip_rows(result: dict) -> pd.DataFrame:
 
 
 def wer_rows(results: list[dict]) -> pd.DataFrame:
-    """One row per dataset and model: dataset, model, wer (the headline), low, high; where that goes
-    by characters the dataset's name says so.
+    """One row per dataset and model: dataset, model, unit, wer (the headline, whatever its unit),
+    low, high.
     """
     rows = []
     for result in results:
-        by = " (CER)" if result["unit"] == "characters" else ""
         for model in ("dense", "pruned"):
             rate, (low, high) = headline(result, model)
-            rows.append((f"{result['name']}{by}", model, rate, low, high))
-    return pd.DataFrame(rows, columns=["dataset", "model", "wer", "low", "high"])
+            rows.append((result["name"], model, result["unit"], rate, low, high))
+    return pd.DataFrame(rows, columns=["dataset", "model", "unit", "wer", "low", "high"])
 
 
 def comparison_table(results: list[dict], metrics: Sequence[str]):

@@ -11,7 +11,7 @@ import pandas as pd
 from owl.config.formats import FORMATS
 
 REFERENCE = "fp16"  # the dense model in PyTorch, its bytes those of its weights alone
-WORSE = 0.01  # WER that shipping may cost, absolute: one point
+WORSE = 0.01  # WER, or CER, that shipping may cost, absolute: one point
 # times as fast as dense up to which a format is not called faster, or more where `apart` finds more
 FASTER = 1.1
 
@@ -54,6 +54,9 @@ class Row:
     load_seconds: float | None
     idle_rss_bytes: int | None
     peak_rss_bytes: int | None
+    cer: float | None = None
+    cer_interval: list[float] | None = None
+    unit: str = "words"  # or "characters": what the advice goes by
     # of an exported folder alone
     path: str | None = None
     same_text: float | None = None
@@ -64,6 +67,23 @@ class Row:
     def format(self) -> str:
         """The name that a reader sees."""
         return f"dense {self.name}" if self.dense else self.name
+
+    @property
+    def measure(self) -> str:
+        """The error rate that counts, WER or CER."""
+        return "CER" if self.unit == "characters" else "WER"
+
+    @property
+    def rate(self) -> float:
+        return self.cer if self.unit == "characters" else self.wer
+
+    @property
+    def said(self) -> str:
+        return f"{self.measure} {self.rate:.2%}"
+
+    @property
+    def interval(self) -> list[float] | None:
+        return self.cer_interval if self.unit == "characters" else self.wer_interval
 
     @property
     def int8(self) -> bool:
@@ -80,13 +100,18 @@ class Row:
     def read(cls, row: Mapping, *, dense: bool) -> "Row":
         """The row that `public` made, from one of the files' two lists."""
         known = {one.name: row.get(one.name) for one in fields(cls)}
+        known["unit"] = known["unit"] or "words"
         return cls(**known | {"name": row["format"].removeprefix("dense "), "dense": dense})
 
 
 def frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """Rows as a table for figures: what `Row.public` holds, `dense`, `low` and `high` (WER)."""
+    """Rows as a table for figures: what `Row.public` holds, `dense`; `wer` is the rate that counts,
+    `low` and `high` its interval.
+    """
     return pd.DataFrame(
-        row.public() | {"dense": row.dense} | dict(zip(("low", "high"), row.wer_interval))
+        row.public()
+        | {"dense": row.dense, "wer": row.rate}
+        | dict(zip(("low", "high"), row.interval))
         for row in rows
     )
 
@@ -101,12 +126,13 @@ def speedup(row: Row, rows: Sequence[Row]) -> float | None:
 
 def apart(rows: Sequence[Row]) -> float:
     """How many times apart the speeds of the same work lie in this table, at least FASTER: one
-    model, in PyTorch (all formats restore matrices of the same shapes there), with the same WER.
+    model, in PyTorch (all formats restore matrices of the same shapes there), with the same error
+    rate.
     """
     alike = defaultdict(list)
     for row in rows:
         if row.runtime == "pytorch" and row.name in {REFERENCE, *FORMATS} and row.rtfx:
-            alike[row.dense, row.wer].append(row.rtfx)
+            alike[row.dense, row.rate].append(row.rtfx)
     return max([FASTER, *(max(speeds) / min(speeds) for speeds in alike.values())])
 
 
@@ -114,15 +140,18 @@ def table(rows: Sequence[Row]):
     """A styled table for the report, one row per measured format."""
     shown = []
     for row in rows:
-        interval, values = row.wer_interval, row.public()
+        interval, values = row.interval, row.public() | {"wer": row.rate}
         text = f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}" if interval else ""
         scaled = {
             key: values[key] * factor for key, factor in SHOWN_AS.items() if values[key] is not None
         }
         shown.append({**values, **scaled, "interval": text, "speedup": speedup(row, rows)})
     titles = {key: title for key, (title, _) in COLUMNS.items()}
+    formats = dict(COLUMNS.values())
+    if rows and rows[0].measure != "WER":
+        titles["wer"], formats = "CER", formats | {"CER": formats.pop("WER")}
     found = pd.DataFrame(shown).reindex(columns=list(COLUMNS)).rename(columns=titles)
-    return found.style.hide().format(dict(COLUMNS.values()), na_rep="", escape="html")
+    return found.style.hide().format(formats, na_rep="", escape="html")
 
 
 def recommendation(rows: Sequence[Row], refused: Sequence[dict] = ()) -> list[str]:
@@ -138,40 +167,40 @@ def recommendation(rows: Sequence[Row], refused: Sequence[dict] = ()) -> list[st
 
 
 def _verdict(rows: Sequence[Row]) -> list[str]:
-    """The smallest and the fastest exported format whose WER is at most WORSE above dense fp16, or
-    that there is none.
+    """The smallest and the fastest exported format whose error rate is at most WORSE above dense
+    fp16, or that there is none.
     """
     (dense,) = [row for row in rows if row.dense and row.name == REFERENCE]
-    exported, limit = [row for row in rows if not row.dense], f"+{100 * WORSE:g} % WER"
+    exported, limit = [row for row in rows if not row.dense], f"+{100 * WORSE:g} % {dense.measure}"
     if not exported:
         return ["Nothing was exported."]
-    good = [row for row in exported if row.wer <= dense.wer + WORSE]
+    good = [row for row in exported if row.rate <= dense.rate + WORSE]
     if not good:
-        nearest = min(exported, key=lambda row: row.wer)
+        nearest = min(exported, key=lambda row: row.rate)
         said = [
-            f"No format is within {limit} of dense ({dense.wer:.2%}); the nearest is "
-            f"{nearest.format}, {nearest.wer - dense.wer:+.2%}. Prune less, or recover."
+            f"No format is within {limit} of dense ({dense.rate:.2%}); the nearest is "
+            f"{nearest.format}, {nearest.rate - dense.rate:+.2%}. Prune less, or recover."
         ]
         whole = [
             row
             for row in rows
-            if row.dense and row.wer <= dense.wer + WORSE and row.bytes < dense.bytes
+            if row.dense and row.rate <= dense.rate + WORSE and row.bytes < dense.bytes
         ]
         for best in sorted(whole, key=lambda row: row.bytes)[:1]:
             said.append(
                 f"Without pruning, {best.format} is: {best.bytes:,} bytes, {best.ratio:.2f} of "
-                f"dense fp16, WER {best.wer:.2%}."
+                f"dense fp16, {best.said}."
             )
         return said
     small, fast = min(good, key=lambda row: row.bytes), max(good, key=lambda row: row.rtfx)
     said = [
         f"Smallest within {limit}: {small.format}, {small.bytes:,} bytes, {small.ratio:.2f} of "
-        f"dense fp16, WER {small.wer:.2%} against {dense.wer:.2%}"
+        f"dense fp16, {small.said} against {dense.rate:.2%}"
         + ("." if small.ratio < 1 else "; it is not smaller than dense."),
         f"Fastest within {limit}: {fast.format}, {fast.rtfx:.1f}× real time{_on(fast, rows)}, "
         f"{_beside(fast, dense, rows)}",
     ]
-    said += _unpruned(rows, dense.wer + WORSE, small, fast)
+    said += _unpruned(rows, dense.rate + WORSE, small, fast)
     if apart(rows) > FASTER:
         said.append(
             f"Timings of the same work lie up to {apart(rows):.2f} times apart in this table: what "
@@ -190,11 +219,11 @@ def _beside(fast: Row, dense: Row, rows: Sequence[Row]) -> str:
     it.
     """
     if dense.rtfx is None:
-        return f"WER {fast.wer:.2%}; dense was not timed beside it, 03_evaluation times both."
+        return f"{fast.said}; dense was not timed beside it, 03_evaluation times both."
     ending = "." if fast.rtfx > apart(rows) * dense.rtfx else "; it is not faster than dense."
     return (
-        f"{fast.rtfx / dense.rtfx:.2f} times dense fp16 in PyTorch{_on(dense, rows)}, WER "
-        f"{fast.wer:.2%}{ending}"
+        f"{fast.rtfx / dense.rtfx:.2f} times dense fp16 in PyTorch{_on(dense, rows)}, "
+        f"{fast.said}{ending}"
     )
 
 
@@ -202,22 +231,21 @@ def _unpruned(rows: Sequence[Row], limit: float, small: Row, fast: Row) -> list[
     """Where the unpruned model in another format does as well or better: then the pruning is not
     what helped.
     """
-    others = [row for row in rows if row.dense and row.name != REFERENCE and row.wer <= limit]
+    others = [row for row in rows if row.dense and row.name != REFERENCE and row.rate <= limit]
     smaller = [row for row in others if row.bytes <= small.bytes]
     faster = [row for row in others if row.rtfx * apart(rows) >= fast.rtfx]
     said = []
     if smaller:
         best = min(smaller, key=lambda row: row.bytes)
         said.append(
-            f"Without pruning, {best.format} is no larger: {best.bytes:,} bytes, WER "
-            f"{best.wer:.2%}."
+            f"Without pruning, {best.format} is no larger: {best.bytes:,} bytes, {best.said}."
         )
     if faster:
         best = max(faster, key=lambda row: row.rtfx)
         compared = "as fast" if best.rtfx >= fast.rtfx else "not told apart from it by speed"
         said.append(
-            f"Without pruning, {best.format} is {compared}: {best.rtfx:.1f}× real time, WER "
-            f"{best.wer:.2%}."
+            f"Without pruning, {best.format} is {compared}: {best.rtfx:.1f}× real time, "
+            f"{best.said}."
         )
     return said
 
@@ -232,6 +260,6 @@ def facts(row: Row, rows: Sequence[Row]) -> str:
     else:
         speed = f", not faster than dense in {row.runtime} ({times:.2f} times)"
     return (
-        f"{row.format}: {row.bytes:,} bytes ({row.ratio:.2f} of dense fp16), WER {row.wer:.2%}, "
+        f"{row.format}: {row.bytes:,} bytes ({row.ratio:.2f} of dense fp16), {row.said}, "
         f"{row.rtfx:.1f}× real time{speed}. Loads in {row.loads_in}."
     )

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from owl.config.formats import FORMATS
 from owl.errors import UnsupportedFormat
+from owl.evaluate.compare import headline
 from owl.export import huggingface
 from owl.model.whisper import blocks
 from owl.run import provenance
@@ -148,9 +149,10 @@ def _papers(run: Run, pruning: dict, measured: dict, stock: bool) -> dict:
         {
             "dataset": row["name"],
             "clips": row["clips"],
-            "words": row["words"],
-            "dense": row["dense"]["wer"],
-            "pruned": row["pruned"]["wer"],
+            "words": row["words"] if row["unit"] == "words" else f"{row['characters']} characters",
+            "by": "" if row["unit"] == "words" else "CER ",
+            "dense": headline(row, "dense")[0],
+            "pruned": headline(row, "pruned")[0],
         }
         for row in measured["datasets"]
     ]

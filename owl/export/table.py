@@ -20,7 +20,7 @@ import torch
 from owl import ROOT
 from owl.config.formats import FORMATS
 from owl.data.load import Dataset
-from owl.evaluate.compare import pairs
+from owl.evaluate.compare import RATES, pairs
 from owl.evaluate.stored import normalizer_of, transcripts
 from owl.evaluate.transcribe import Transcription
 from owl.export.advice import REFERENCE, Row
@@ -28,6 +28,7 @@ from owl.export.formats import dense_bytes, loads_in, save, stored_dtype
 from owl.export.measure import Measurement, in_fresh_process, measure, weights_digest
 from owl.kernels.intervals import wer_interval
 from owl.kernels.scoring import clip_errors
+from owl.kernels.texts import METRICS, unit_of
 from owl.run.record import Run, folder_bytes
 
 
@@ -107,9 +108,7 @@ def _row(
     dense: bool = True,
 ) -> Row:
     """What every row of the table has; `size` in bytes, its ratio to the dense `original`."""
-    wer, interval = pooled(
-        found.said, [normalizer_of(run.config, original, dataset) for dataset in datasets]
-    )
+    normalizers = [normalizer_of(run.config, original, dataset) for dataset in datasets]
     return Row(
         name,
         dense,
@@ -117,8 +116,7 @@ def _row(
         device=found.device,
         bytes=size,
         ratio=size / dense_bytes(original),
-        wer=wer,
-        wer_interval=interval,
+        **pooled(found.said, normalizers, run.config.evaluation.metrics),
         rtfx=pooled_rtfx(found.said),
         first_token_seconds=found.first_token_seconds,
         load_seconds=found.load_seconds,
@@ -137,16 +135,26 @@ def _remembered_row(run: Run, original, processor, datasets: Sequence[Dataset]) 
     return replace(row, rtfx=None)
 
 
-def pooled(said: Sequence[Transcription], normalizers: Sequence[str]) -> tuple[float, list[float]]:
-    """(WER, its 95 % interval) of several datasets together, each with its own normaliser: total
-    errors over total words.
+def pooled(
+    said: Sequence[Transcription], normalizers: Sequence[str], metrics: Sequence[str] = METRICS
+) -> dict:
+    """Several datasets together, each with its own normaliser, total errors over total words or
+    characters: {"wer", "wer_interval", "cer", "cer_interval", "unit"}, rates with their 95 %
+    intervals; the unit is characters where one of them goes by characters.
     """
-    counts = [clip_errors(*pairs(one), normalizer) for one, normalizer in zip(said, normalizers)]
-    errors, words = (np.concatenate(column) for column in zip(*counts))
+    texts = [pairs(one) for one in said]
+    units = [unit_of(references, metrics) for references, _ in texts]
     speakers = [clip.speaker for one in said for clip in one.transcripts]
-    total = float(words.sum())
-    wer = float(errors.sum()) / total if total else float(errors.sum() > 0)
-    return wer, list(wer_interval(errors, words, None if None in speakers else speakers))
+    result: dict = {"unit": "characters" if "characters" in units else "words"}
+    for unit, key in RATES.items():
+        counts = [clip_errors(*pair, name, unit) for pair, name in zip(texts, normalizers)]
+        errors, sizes = (np.concatenate(column) for column in zip(*counts))
+        total = float(sizes.sum())
+        result[key] = float(errors.sum()) / total if total else float(errors.sum() > 0)
+        result[f"{key}_interval"] = list(
+            wer_interval(errors, sizes, None if None in speakers else speakers)
+        )
+    return result
 
 
 def pooled_rtfx(said: Sequence[Transcription]) -> float:

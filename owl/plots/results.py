@@ -58,8 +58,14 @@ def wer_comparison(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.grid(False, axis="y")
     ax.grid(True, axis="x")
     ax.xaxis.set_major_formatter(percent())
-    ax.set_xlabel("word error rate, with 95 % interval")
+    ax.set_xlabel(f"{rate_name(table)}, with 95 % interval")
     return ax
+
+
+def rate_name(table: pd.DataFrame) -> str:
+    """What column `wer` of a table holds, by its column `unit` ("words" | "characters"), if any."""
+    units = set(table.unit) if "unit" in table else {"words"}
+    return " or ".join(f"{unit.removesuffix('s')}" for unit in sorted(units)) + " error rate"
 
 
 def clip_scatter(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -183,6 +189,6 @@ def _against_wer(table: pd.DataFrame, x: pd.Series, ax: Axes, label: str) -> Axe
     ax.set_xlim(0, 1.15 * x.max())
     ax.set_ylim(0, max(1.1 * table.high.max(), 0.01))
     ax.yaxis.set_major_formatter(percent())
-    ax.set(xlabel=label, ylabel="word error rate")
+    ax.set(xlabel=label, ylabel=rate_name(table))
     label_points(ax, list(zip(x, table.wer)), [literal(name) for name in table.format], colors)
     return ax
