@@ -3,6 +3,8 @@ in a fresh process. All of it is behaviour.
 """
 
 import copy
+import subprocess
+import sys
 from dataclasses import replace
 from pkgutil import resolve_name
 
@@ -49,6 +51,11 @@ def test_a_row_is_what_the_files_hold():
     assert table[["format", "dense", "low", "high"]].values.tolist() == [
         ["onnx-int8", False, 0.05, 0.15]
     ]
+
+
+def test_pages_are_drawn_without_torch():
+    code = "import owl.export.advice, owl.report.pages, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_the_smallest_and_the_fastest_within_a_point_are_named():
