@@ -3,6 +3,8 @@ in a fresh process. All of it is behaviour.
 """
 
 import copy
+import subprocess
+import sys
 from dataclasses import replace
 from pkgutil import resolve_name
 
@@ -49,6 +51,11 @@ def test_a_row_is_what_the_files_hold():
     assert table[["format", "dense", "low", "high"]].values.tolist() == [
         ["onnx-int8", False, 0.05, 0.15]
     ]
+
+
+def test_pages_are_drawn_without_torch():
+    code = "import owl.export.advice, owl.report.pages, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_the_smallest_and_the_fastest_within_a_point_are_named():
@@ -219,6 +226,7 @@ def demo():
     return settings, *load(settings.model.name), experiment.evaluation_sets(settings)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_measures_the_model_that_lies_on_disk(demo):
     settings, model, _, datasets = demo
     # this process is larger than the one that measures; its peak must not count there
@@ -235,6 +243,7 @@ def test_a_fresh_process_measures_the_model_that_lies_on_disk(demo):
     assert [one.id for one in found.said[0].transcripts] == [clip.id for clip in datasets[0].clips]
 
 
+@pytest.mark.slow
 def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monkeypatch):
     settings, model, processor, datasets = demo
     run = run_in(tmp_path, settings, compare_with=[settings.model.name])
@@ -339,6 +348,7 @@ def test_large_int8_graphs_leave_no_copies_behind(tmp_path, monkeypatch):
     assert len(onnx_decoder(OnnxWhisper(tmp_path), processor, max_new_tokens=5)(audio)) == 2
 
 
+@pytest.mark.slow
 def test_what_a_fresh_process_raises_is_raised_here(demo, tmp_path):
     settings, _, _, datasets = demo
     with pytest.raises(Exception, match="no complete ONNX Whisper") as caught:
@@ -370,6 +380,7 @@ def test_pooled_wer_counts_errors_and_words_of_all_datasets():
     )
 
 
+@pytest.mark.slow
 def test_the_transposed_embedding_becomes_a_constant_and_the_int8_folder_decodes_as_onnx_whisper(
     tmp_path,
 ):
@@ -436,6 +447,7 @@ def toy_loads_in(model) -> str:
     return f"a toy with {model.config.encoder_layers} blocks"
 
 
+@pytest.mark.slow
 def test_a_new_format_is_one_record(demo, tmp_path, monkeypatch):
     settings, original, processor, datasets = demo
     model, run = copy.deepcopy(original), run_in(tmp_path, settings)
