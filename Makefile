@@ -19,6 +19,7 @@ OVERRIDES := SPARSITY METHOD ALLOCATION PATTERN MODEL SAMPLES DEVICE FORMATS REC
 SPOKEN := $(if $(shell command -v espeak-ng),$(if $(shell command -v flite),00_demo_model))
 NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb))))
 SWEPT := sweep_job 05_comparison
+KERNEL := --ExecutePreprocessor.kernel_manager_class=owl.run.kernel.Kernel
 QUICK := configs/sweeps/quick.json
 SWEEP_FILE = $(or $(call said,SWEEP),configs/sweeps/default.json)
 BENCHED = $(or $(call said,BENCH_CONFIG),$(call said,CONFIG),$(DEMO))
@@ -76,17 +77,20 @@ lab: setup ## Open JupyterLab on the notebooks
 golden: setup ## Re-run the notebooks in place and keep the outputs of their checked cells
 	@$(PY) -m owl.sweep.jobs $(QUICK) --jobs 2
 	@for name in $(SPOKEN) $(NOTEBOOKS) $(SWEPT); do \
-	  $(PY) -m jupyter nbconvert --to notebook --execute --inplace notebooks/$$name.ipynb && \
+	  $(PY) -m jupyter nbconvert --to notebook --execute --inplace $(KERNEL) \
+	    notebooks/$$name.ipynb && \
 	  $(PY) -m nbstripout --keep-count --extra-keys "metadata.papermill cell.metadata.execution" \
 	    notebooks/$$name.ipynb || exit 1; \
 	done
 
 demo-model: setup ## Re-create models/demo and data/demo from scratch: hours on two cores, resumable
-	$(PY) -m papermill --cwd notebooks --no-progress-bar --stderr-file - \
-	  notebooks/00_demo_model.ipynb runs/demo-model/00_demo_model.ipynb \
-	  -r target models/demo -r clips data/demo -r work runs/demo-model \
-	  -p evaluation_clips 160 -p calibration_clips 128 \
-	  -p training_clips 12000 -p steps 11000 -p second_steps 1600
+	@mkdir -p runs/demo-model
+	$(PY) -c 'import pathlib, sys; from owl.run.execute import execute; \
+	execute(pathlib.Path("notebooks/00_demo_model.ipynb"), \
+	  pathlib.Path("runs/demo-model/00_demo_model.ipynb"), \
+	  dict(target="models/demo", clips="data/demo", work="runs/demo-model", \
+	    evaluation_clips=160, calibration_clips=128, \
+	    training_clips=12000, steps=11000, second_steps=1600), sys.stderr)'
 
 sweep: setup ## The grid of methods, then the comparison: SWEEP=….json JOBS=2 SCHEDULER=tcp://…
 	@$(PY) -m owl.sweep.jobs $(SWEEP_FILE) --jobs $(or $(call said,JOBS),1) \
@@ -124,6 +128,8 @@ $(foreach name,$(NOTEBOOKS),\
   $(eval count += x)\
   $(eval $(call execute,$(name),$(previous),$(words $(count))/$(words $(NOTEBOOKS))))\
   $(eval previous := reports/$(BUILD)/$(name).ipynb))
+
+reports/$(BUILD)/04_export.ipynb: owl/export/model_card.md.j2
 
 reports/$(BUILD)/index.html: $(NOTEBOOKS:%=reports/$(BUILD)/%.ipynb) \
   $(wildcard owl/report/*.py) $(TEMPLATES)

@@ -156,7 +156,7 @@ def prune(path: str, method: str, padding: str) -> dict:
     ]
     wer = table.pooled(
         said, [stored.normalizer_of(config, model, dataset) for dataset in datasets]
-    )[0]
+    )["wer"]
     return {
         "method": method,
         "padding": padding,

@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from owl.config.formats import FORMATS
 from owl.config.load import load
 from owl.export import formats
-from owl.export.measure import in_fresh_process, measure, runtime_of
+from owl.export.measure import in_fresh_process, measure
 from owl.export.table import pooled_rtfx
 from owl.kernels.solvers import prune_weight
 from owl.model import compact, whisper
@@ -22,7 +23,7 @@ from owl.run import experiment, record
 
 # blocks, width and feed-forward width of a random model: a file's speed shows only in gigabytes
 SHAPES = (24, 1280, 5120)
-FORMATS = ("hf", "compact", "onnx", "onnx-int8", "ct2", "ct2-int8")
+MEASURED = ("hf", "compact", "onnx", "onnx-int8", "ct2", "ct2-int8")
 
 
 def main(path: str) -> None:
@@ -90,16 +91,16 @@ def runtimes(path: str) -> list[dict]:
     papers = {"metadata": {}, "metrics": {}, "card": ""}
     rows, speeds = [], {}
     with tempfile.TemporaryDirectory() as aside:
-        for name in FORMATS:
-            found = {}
+        for name in MEASURED:
+            found, runtime = {}, FORMATS[name].runtime
             for kind, model in (("dense", dense), ("pruned", pruned)):
                 folder = Path(aside) / kind / name
                 folder.mkdir(parents=True)
                 formats.save(name, model, processor, folder, dtype=torch.float16, papers=papers)
                 found[kind] = in_fresh_process(
-                    measure, name, str(folder), config, datasets, torch.float16
+                    measure, FORMATS[name], str(folder), config, datasets, torch.float16
                 )
-            speeds.setdefault(runtime_of(name), pooled_rtfx(found["dense"].said))
+            speeds.setdefault(runtime, pooled_rtfx(found["dense"].said))
             size = record.folder_bytes(folder) / formats.dense_bytes(dense)
             rows.append(
                 {"format": name, "bytes": size, "× real time": pooled_rtfx(found["pruned"].said)}
@@ -108,6 +109,6 @@ def runtimes(path: str) -> list[dict]:
                 "first token ms": 1e3 * found["pruned"].first_token_seconds,
                 "same format dense": pooled_rtfx(found["dense"].said),
             }
-            rows[-1] |= {"/ dense same runtime": rows[-1]["× real time"] / speeds[runtime_of(name)]}
+            rows[-1] |= {"/ dense same runtime": rows[-1]["× real time"] / speeds[runtime]}
             rows[-1] |= {"/ dense PyTorch": rows[-1]["× real time"] / speeds["pytorch"]}
     return rows

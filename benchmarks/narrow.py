@@ -124,7 +124,7 @@ def wer(config, model, processor) -> float:
         )
     return table.pooled(
         said, [stored.normalizer_of(config, model, dataset) for dataset in datasets]
-    )[0]
+    )["wer"]
 
 
 if __name__ == "__main__":

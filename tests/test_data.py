@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from owl.data import hub
+from owl.data import load as load_module
 from owl.data.load import RATE, check_disjoint, load_dataset
 from owl.errors import DataError
 
@@ -148,7 +149,7 @@ def test_librispeech_split_and_subset_choose_the_part(tmp_path):
         (folder / "84-12.trans.txt").write_text("84-12-0000 SOME TEXT\n84-12-0001 NO AUDIO\n")
     chosen = load(tmp_path, split="test", subset="other")
     assert [number_of(clip) for clip in chosen.clips] == [1]
-    assert chosen.skipped == [("84-12-0001", "there is no audio file 84-12-0001.flac")]
+    assert chosen.skipped == [("84-12-0001", "there is no such audio file (84-12-0001.flac)")]
     assert [
         number_of(clip)
         for clip in load(tmp_path / "test-clean", split="test-clean", subset="clean").clips
@@ -230,9 +231,11 @@ def test_a_seeded_shuffle_is_repeatable_and_draws_from_the_whole_folder(tmp_path
 
 def test_a_shuffle_decodes_no_more_clips_than_asked_for(tmp_path, monkeypatch):
     folder = csv_folder(tmp_path, 20)
-    reads, real = [], soundfile.read
+    reads, real = [], load_module.read_audio
     monkeypatch.setattr(
-        soundfile, "read", lambda file, **options: reads.append(file) or real(file, **options)
+        load_module,
+        "read_audio",
+        lambda file, **options: reads.append(file) or real(file, **options),
     )
     load(folder, max_samples=4, shuffle_seed=0)
     assert len(reads) == 4
@@ -249,12 +252,13 @@ def test_bad_clips_are_skipped_by_name_with_a_reason_each(tmp_path):
     dataset = load(folder)
     assert [clip.id for clip in dataset.clips] == ["c6"]
     reasons = [
-        "no audio file c0.wav",
+        "no such audio file (c0.wav)",
         "cannot be decoded",
         "0 samples",
         "NaN",
         "no text",
         "names no audio",
+        "no row of metadata.csv names it",
     ]
     assert [id for id, _ in dataset.skipped] == [
         "c0",
@@ -262,7 +266,8 @@ def test_bad_clips_are_skipped_by_name_with_a_reason_each(tmp_path):
         "c2",
         "c3",
         "c4",
-        "row 6 of metadata.csv",
+        "line 7 of metadata.csv",
+        "c5.wav",
     ]
     assert all(part in reason for part, (_, reason) in zip(reasons, dataset.skipped, strict=True))
 
@@ -306,15 +311,15 @@ def test_clips_in_both_calibration_and_evaluation_are_an_error_whatever_their_na
         ({"manifest.json": '["a.wav"]'}, "row 1 .*not an object"),
         (
             {"manifest.json": '{"audio_filepath": "a.wav", "text": "x", "offset": -1}'},
-            "row 1 .*offset '-1'",
+            "line 1 .*offset '-1'",
         ),
         (
             {"metadata.csv": "file_name,text\na.wav,\nb.wav,\n"},
-            "none of its 2 clips .*a: it has no text; b: it has no text",
+            "none of its 2 clips .*a, b: it has no text",
         ),
         (
             {"metadata.csv": "file_name,text\na.wav,hello\n"},
-            "none of its 1 clips .*no audio file a.wav",
+            r"none of its 1 clips .*no such audio file \(a.wav\)",
         ),
         ({"a.wav": b"x", "b.wav": b"x"}, "the 2 audio files .* have no texts"),
     ],

@@ -2,38 +2,60 @@
 in a fresh process. All of it is behaviour.
 """
 
+import copy
+import subprocess
+import sys
+from dataclasses import replace
+from pkgutil import resolve_name
+
 import numpy as np
 import pytest
 import torch
 
+from owl.config.formats import FORMATS, Format
 from owl.config.load import load as load_config
 from owl.errors import UnsupportedFormat
 from owl.export import advice, formats, onnx_graphs, onnx_int8, table
-from owl.export.measure import in_fresh_process, measure, runtime_of, weights_digest
+from owl.export.advice import Row
+from owl.export.measure import in_fresh_process, measure, weights_digest
 from owl.export.onnx import OnnxWhisper, export_onnx, onnx_decoder
-from owl.export.onnx_int8 import export_onnx_int8, fold_transpose
+from owl.export.onnx_int8 import fold_transpose
 from owl.model.whisper import load
 from owl.run import experiment
+from owl.run.cache import closure
 from owl.run.record import Run, peak_rss_bytes
 from tests.conftest import ROOT
 from tests.tiny import make_model, make_processor
 
 
-def row(name: str, size: int, wer: float, rtfx: float, runtime: str = "pytorch", **more) -> dict:
-    return {
-        "format": name,
-        "runtime": runtime,
-        "device": "cpu",
-        "bytes": size,
-        "ratio": size / 1000,
-        "wer": wer,
-        "rtfx": rtfx,
-        "loads_in": "it",
-    } | more
+def row(name: str, size: int, wer: float, rtfx: float, runtime: str = "pytorch", **more) -> Row:
+    """A row as the files hold it: "dense …" is in their list of the dense model's."""
+    given = {"format": name, "runtime": runtime, "bytes": size, "ratio": size / 1000, "wer": wer}
+    given |= {"device": "cpu", "rtfx": rtfx, "loads_in": "it"}
+    return Row.read(given | more, dense=name.startswith("dense"))
 
 
 DENSE = row("dense fp16", 1000, 0.10, 50.0)
 ONNX = row("dense onnx", 2000, 0.10, 40.0, "onnxruntime")
+
+
+def test_a_row_is_what_the_files_hold():
+    exported = row("onnx-int8", 600, 0.1, 61.0, "onnxruntime", wer_interval=[0.05, 0.15])
+    for one, dense in ((exported, False), (DENSE, True), (row("dense model x", 1, 1, 1), True)):
+        assert Row.read(one.public(), dense=dense) == replace(one, loads_in=None if dense else "it")
+    assert exported.public()["format"] == "onnx-int8" and exported.public()["path"] is None
+    assert DENSE.public()["format"] == "dense fp16"
+    assert not {"name", "dense", "path", "loads_in", "same_text"} & set(DENSE.public())
+    assert (exported.int8, ONNX.int8, row("dense ct2-int8", 1, 1, 1).int8) == (True, False, True)
+    table = advice.frame([exported])
+    assert table[["format", "dense", "low", "high"]].values.tolist() == [
+        ["onnx-int8", False, 0.05, 0.15]
+    ]
+
+
+def test_pages_are_drawn_without_torch():
+    code = "import owl.export.advice, owl.report.pages, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
 def test_the_smallest_and_the_fastest_within_a_point_are_named():
@@ -134,6 +156,25 @@ def test_speed_is_compared_within_a_runtime_and_slower_is_called_not_faster():
     assert advice.speedup(alone, rows) is None and "faster" not in advice.facts(alone, rows)
 
 
+def test_advice_goes_by_characters_where_the_rows_do():
+    """By words the int8 form would be ruled out, by characters it is within a point."""
+    by = dict(unit="characters", cer=0.05, cer_interval=[0.04, 0.06])
+    dense = replace(DENSE, wer=0.8, **by)
+    small = replace(row("hf", 600, 0.9, 52.0), **by | {"cer": 0.055})
+    said = advice.recommendation([dense, small])
+    assert said[0].startswith("Smallest within +1 % CER: hf, 600 bytes")
+    assert "CER 5.50% against 5.00%" in said[0] and "WER" not in " ".join(said)
+    assert "CER 5.50%" in advice.facts(small, [dense, small])
+    text = advice.table([dense, small]).to_html()
+    assert "CER" in text and "WER" not in text and "5.50%" in text and "4.0–6.0" in text
+    assert advice.frame([dense, small])[["wer", "low", "high"]].values.tolist()[1] == [
+        0.055,
+        0.04,
+        0.06,
+    ]
+    assert advice.Row.read(small.public(), dense=False) == small
+
+
 def test_formats_that_were_not_written_are_named_by_reason():
     refused = [
         {"format": "ct2", "reason": "heads"},
@@ -156,17 +197,26 @@ def test_the_table_shows_gaps_for_what_was_not_measured():
         52.0,
         wer_interval=[0.101, 0.144],
         first_token_seconds=0.0345,
-        peak_rss_bytes=5e8,
+        peak_rss_bytes=500_000_000,
         same_text=1.0,
     )
     text = advice.table(
-        [DENSE | {"first_token_seconds": None}, measured | {"loads_in": "<it>"}]
+        [replace(DENSE, first_token_seconds=None), replace(measured, loads_in="<it>")]
     ).to_html()
     assert all(
         words in text
         for words in ("12.00%", "10.1–14.4", ">34<", ">500<", "100%", "1,010", "&lt;it&gt;")
     )
     assert "nan" not in text.lower() and "None" not in text
+
+
+PRUNING = {"calibration_clips": 1, "sparsity_prunable": 0.0, "sparsity_model": 0.0, "linears": []}
+PRUNING["recovery"] = {"method": "none", "rounds": [{}]}
+
+
+def run_in(folder, settings, **output) -> Run:
+    changed = settings.output.model_copy(update={"dir": str(folder), **output})
+    return Run("mine", folder, settings.model_copy(update={"output": changed}))
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +231,7 @@ def test_a_fresh_process_measures_the_model_that_lies_on_disk(demo):
     settings, model, _, datasets = demo
     # this process is larger than the one that measures; its peak must not count there
     ballast = np.ones(400_000_000, np.uint8)
-    found = in_fresh_process(measure, "hf", None, settings, datasets, torch.float16)
+    found = in_fresh_process(measure, FORMATS["hf"], None, settings, datasets, torch.float16)
     assert (
         found.weights
         == weights_digest(model, torch.float16)
@@ -196,24 +246,14 @@ def test_a_fresh_process_measures_the_model_that_lies_on_disk(demo):
 @pytest.mark.slow
 def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monkeypatch):
     settings, model, processor, datasets = demo
-    output = settings.output.model_copy(
-        update={"dir": str(tmp_path), "compare_with": [settings.model.name]}
-    )
-    run = Run("mine", tmp_path, settings.model_copy(update={"output": output}))
-    pruning = {
-        "calibration_clips": 1,
-        "sparsity_prunable": 0.0,
-        "sparsity_model": 0.0,
-        "linears": [],
-    }
-    pruning["recovery"] = {"method": "none", "rounds": [{}]}
+    run = run_in(tmp_path, settings, compare_with=[settings.model.name])
 
-    def refuse(*_, int8):
+    def refuse(*_):
         raise UnsupportedFormat("it has lost heads")
 
     monkeypatch.setattr("owl.export.ct2.export_ct2", refuse)
     written, refused = formats.write_all(
-        ["compact", "ct2"], run, model, processor, pruning, {"datasets": []}
+        ["compact", "ct2"], run, model, processor, PRUNING, {"datasets": []}
     )
     assert refused == [{"format": "ct2", "reason": "it has lost heads"}]
     assert (
@@ -221,28 +261,21 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
         and not (tmp_path / "mine" / "ct2").exists()
     )
     found = table.measure_row("compact", written["compact"], run, model, model, processor, datasets)
-    assert found["same_weights"] is True and found["same_text"] == 1.0
+    assert found.same_weights is True and found.same_text == 1.0
     assert (
-        (ROOT / found["path"]).resolve() == written["compact"].resolve()
-        and found["loads_in"] == "owl.load"
-        and found["wer_interval"][0] <= found["wer"]
+        (ROOT / found.path).resolve() == written["compact"].resolve()
+        and found.loads_in == "owl.load"
+        and found.wer_interval[0] <= found.wer
     )
     # the first one showed that
     monkeypatch.setattr(
         table, "in_fresh_process", lambda function, *arguments: function(*arguments)
     )
     rows = table.dense_rows(["compact"], run, model, processor, datasets)
-    assert [one["format"] for one in rows] == [
-        "dense fp16",
-        "dense compact-int8",
-        "dense model demo",
-    ]
-    assert [rows[0]["bytes"], rows[2]["bytes"]] == [formats.dense_bytes(model)] * 2 and rows[1][
-        "bytes"
-    ] < 0.7 * rows[0]["bytes"]
-    assert rows[0]["wer"] == rows[2]["wer"] == found["wer"] and {one["device"] for one in rows} == {
-        "cpu"
-    }
+    assert [one.format for one in rows] == ["dense fp16", "dense compact-int8", "dense model demo"]
+    assert [rows[0].bytes, rows[2].bytes] == [formats.dense_bytes(model)] * 2
+    assert rows[1].bytes < 0.7 * rows[0].bytes
+    assert rows[0].wer == rows[2].wer == found.wer and {one.device for one in rows} == {"cpu"}
     other, _ = load(settings.model.name)
     with torch.no_grad():
         other.model.encoder.layers[0].fc1.weight[0, 0] += 1
@@ -250,7 +283,7 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
         table.measure_row("compact", written["compact"], run, other, model, processor, datasets)
     assert not written["compact"].exists()
     (tmp_path / "mine" / "onnx").mkdir()  # of an earlier config
-    formats.write_all([], run, model, processor, pruning, {"datasets": []})
+    formats.write_all([], run, model, processor, PRUNING, {"datasets": []})
     assert not (tmp_path / "mine" / "onnx").exists()
 
 
@@ -269,7 +302,7 @@ def test_dense_twins_have_the_runtime_of_what_they_stand_beside_in_float_too():
 
 
 def test_a_dense_model_that_was_not_timed_is_not_compared_by_speed():
-    dense, hf = DENSE | {"rtfx": None}, row("hf", 1010, 0.1, 52.0)
+    dense, hf = replace(DENSE, rtfx=None), row("hf", 1010, 0.1, 52.0)
     assert advice.speedup(hf, [dense, hf]) is None
     fast = advice.recommendation([dense, hf])[1]
     assert (
@@ -280,7 +313,7 @@ def test_a_dense_model_that_was_not_timed_is_not_compared_by_speed():
 
 
 def test_rows_of_several_devices_are_told_apart():
-    dense, onnx = DENSE | {"device": "cuda"}, row("onnx", 2000, 0.1, 80.0, "onnxruntime")
+    dense, onnx = replace(DENSE, device="cuda"), row("onnx", 2000, 0.1, 80.0, "onnxruntime")
     assert (
         "80.0× real time on cpu, 1.60 times dense fp16 in PyTorch on cuda"
         in advice.recommendation([dense, onnx])[1]
@@ -301,7 +334,7 @@ def test_large_int8_graphs_leave_no_copies_behind(tmp_path, monkeypatch):
         make_model(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64),
         make_processor(),
     )
-    export_onnx_int8(model, processor, tmp_path)
+    export_onnx(model, processor, tmp_path, int8=True)
     names = {path.name for path in tmp_path.iterdir() if ".onnx" in path.name}
     assert names == {
         "encoder_model.onnx",
@@ -319,7 +352,7 @@ def test_large_int8_graphs_leave_no_copies_behind(tmp_path, monkeypatch):
 def test_what_a_fresh_process_raises_is_raised_here(demo, tmp_path):
     settings, _, _, datasets = demo
     with pytest.raises(Exception, match="no complete ONNX Whisper") as caught:
-        in_fresh_process(measure, "onnx", str(tmp_path), settings, datasets, torch.float16)
+        in_fresh_process(measure, FORMATS["onnx"], str(tmp_path), settings, datasets, torch.float16)
     assert type(caught.value).__name__ == "ModelError"
 
 
@@ -332,10 +365,16 @@ def test_pooled_wer_counts_errors_and_words_of_all_datasets():
             0.5,
         )
 
-    wer, (low, high) = table.pooled(
+    found = table.pooled(
         [said([("a b", "a c")]), said([("d e f g", "d e f g")])], ["basic", "basic"]
     )
+    (low, high), wer = found["wer_interval"], found["wer"]
     assert wer == pytest.approx(1 / 6) and low <= wer <= high
+    assert (found["unit"], found["cer"]) == ("words", pytest.approx(1 / 10))
+    mixed = [said([("a b", "a c")]), said([("今天天气", "今天天汽")])]
+    found = table.pooled(mixed, ["basic", "basic"])
+    assert (found["unit"], found["cer"], found["wer"]) == ("characters", 2 / 7, 2 / 3)
+    assert table.pooled(mixed, ["basic", "basic"], ["wer"])["unit"] == "words"
     assert table.pooled_rtfx([said([("a", "a")]), said([("a", "a"), ("b", "b")])]) == pytest.approx(
         3.0
     )
@@ -352,9 +391,9 @@ def test_the_transposed_embedding_becomes_a_constant_and_the_int8_folder_decodes
         make_processor(),
     )
     plain, rounded = tmp_path / "onnx", tmp_path / "onnx-int8"
-    for folder, export in ((plain, export_onnx), (rounded, export_onnx_int8)):
+    for folder, int8 in ((plain, False), (rounded, True)):
         folder.mkdir()
-        export(model, processor, folder)
+        export_onnx(model, processor, folder, int8=int8)
     proto = onnx.load(plain / "decoder_model.onnx")
     fold_transpose(proto)
     constants = {one.name for one in proto.graph.initializer}
@@ -384,8 +423,45 @@ def test_the_transposed_embedding_becomes_a_constant_and_the_int8_folder_decodes
     assert len(onnx_decoder(rounded, processor, max_new_tokens=5)(audio)) == 2
 
 
-@pytest.mark.parametrize(
-    "name", ["hf", "compact", "compact-int8", "onnx", "onnx-int8", "ct2", "ct2-int8"]
-)
-def test_every_format_has_a_runtime(name):
-    assert runtime_of(name) in ("pytorch", "onnxruntime", "ctranslate2")
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_names_code_that_make_sees_a_runtime_and_float_forms(name):
+    one = FORMATS[name]
+    assert one.runtime in ("pytorch", "onnxruntime", "ctranslate2")
+    assert one.name == name and set(one.dense) <= set(FORMATS)
+    assert one.int8_of is None or FORMATS[one.int8_of].int8_of is None
+    seen = closure("import owl.export.table")
+    for code in (one.save, one.loads_in):
+        if ":" in code:
+            assert callable(resolve_name(code)) and code.partition(":")[0] in seen
+
+
+def save_toy(model, processor, folder):
+    """A format of this test: an ordinary folder in float16, of models with few blocks only."""
+    if model.config.encoder_layers > 4:
+        raise UnsupportedFormat("it is too deep")
+    copy.deepcopy(model).half().save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def toy_loads_in(model) -> str:
+    return f"a toy with {model.config.encoder_layers} blocks"
+
+
+@pytest.mark.slow
+def test_a_new_format_is_one_record(demo, tmp_path, monkeypatch):
+    settings, original, processor, datasets = demo
+    model, run = copy.deepcopy(original), run_in(tmp_path, settings)
+    code = {"save": f"{__name__}:save_toy", "loads_in": f"{__name__}:toy_loads_in"}
+    monkeypatch.setitem(FORMATS, "toy", Format("toy", "pytorch", **code, dense=("toy",)))
+    written, refused = formats.write_all(["toy"], run, model, processor, PRUNING, {"datasets": []})
+    assert not refused
+    found = table.measure_row("toy", written["toy"], run, model, original, processor, datasets)
+    assert (found.same_weights, found.same_text) == (True, 1.0) and found.rtfx > 0
+    monkeypatch.setattr(table, "in_fresh_process", lambda function, *given: function(*given))
+    dense = table.dense_rows(["toy"], run, original, processor, datasets)
+    assert [one.format for one in dense] == ["dense fp16", "dense toy"]
+    assert advice.facts(found, [*dense, found]).endswith("Loads in a toy with 4 blocks.")
+    model.config.encoder_layers = 5
+    found = formats.write_all(["toy"], run, model, processor, PRUNING, {"datasets": []})
+    assert found == ({}, [{"format": "toy", "reason": "it is too deep"}])
+    assert not written["toy"].exists()

@@ -333,7 +333,11 @@ def test_a_looping_clip_makes_the_scatter_logarithmic(ax):
 
 def test_sizes_are_bars_in_megabytes_with_their_share_of_dense(ax):
     table = pd.DataFrame(
-        {"format": ["dense fp16", "hf", "compact"], "bytes": [4_000_000, 4_000_000, 2_240_000]}
+        {
+            "format": ["dense fp16", "hf", "compact"],
+            "dense": [True, False, False],
+            "bytes": [4_000_000, 4_000_000, 2_240_000],
+        }
     )
     assert plots.size_bars(table, ax=ax) is ax
     assert [bar.get_width() for bar in ax.patches] == [4, 4, 2.24]
@@ -354,6 +358,7 @@ def test_formats_are_labelled_points_against_their_error_rate_with_dense_in_grey
     table = pd.DataFrame(
         {
             "format": ["dense fp16", "ct2-int8"],
+            "dense": [True, False],
             "bytes": [4e6, 2e6],
             "rtfx": [50.0, 80.0],
             "wer": [0.1, 0.2],
@@ -380,6 +385,7 @@ def test_labels_of_formats_that_lie_together_do_not_overlap(ax):
     table = pd.DataFrame(
         {
             "format": [f"format {i}" for i in range(6)],
+            "dense": False,
             "rtfx": 50.0,
             "wer": 0.1,
             "low": 0.09,

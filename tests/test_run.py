@@ -4,6 +4,7 @@ behaviour.
 
 import json
 import re
+import sys
 
 import nbformat
 import pytest
@@ -122,7 +123,7 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         "clips": 3,
         "words": 60,
         "dense": one,
-        "pruned": one | {"wer": 0.25},
+        "pruned": one | {"wer": 0.25, "cer_interval": [0.1, 0.2]},
         "difference": 0.15,
     }
     dataset |= {"difference_interval": [0.1, 0.2], "kl": 0.0123}
@@ -174,6 +175,9 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         "datasets": [dataset],
     }
     figures = {"layer_allocation": "", "deployment": ""}
+    by_characters = {"name": "zh", "unit": "characters", "characters": 400}
+    by_characters["dense"] = one | {"cer": 0.031, "cer_interval": [0.02, 0.04]}
+    summary["datasets"].append(dataset | by_characters)
     text = pages.render_index(
         "mine",
         summary | others | {"exports": [export], "provenance": facts},
@@ -182,6 +186,10 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         [{"file": "a.html", "title": "A?", "seconds": 1}],
     )
     assert "<script" not in text and "&lt;script&gt;x" in text
+    by_word, by_character = re.findall(r'<p class="headline">.*?</p>', text, re.S)
+    assert "word error rate" in by_word and "characters" not in by_word
+    assert "character error rate" in by_character and "3.10 %" in by_character
+    assert "by characters" in by_character and "400 characters" in text and "CER 3.10 %" in text
     assert all(
         words in text
         for words in (
@@ -279,3 +287,17 @@ def test_a_notebook_that_stops_says_why_in_one_last_line_and_leaves_no_claim(
 def test_a_notebook_that_ends_well_is_at_its_place(notebook_of):
     code, output = notebook_of("print(run)")
     assert code == 0 and "mine" in nbformat.read(output, 4).cells[-1].outputs[0].text
+
+
+def test_a_notebook_runs_in_this_interpreter_whatever_kernels_jupyter_finds(
+    notebook_of, tmp_path, monkeypatch
+):
+    spec = tmp_path / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(
+        json.dumps({"argv": ["/bin/false"], "display_name": "Python 3", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(spec.parents[1]))
+    code, output = notebook_of("import sys\nprint(sys.executable)")
+    assert code == 0
+    assert nbformat.read(output, 4).cells[-1].outputs[0].text.strip() == sys.executable

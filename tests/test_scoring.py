@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from owl.kernels.intervals import FEWEST_GROUPS, paired_difference, wer_interval
-from owl.kernels.scoring import alignment_html, clip_errors, is_repetitive, normalize, score, worst
+from owl.kernels.scoring import alignment_html, clip_errors, is_repetitive, score, worst
+from owl.kernels.texts import normalize
 
 
 def edit_distance(left, right):
@@ -106,6 +107,30 @@ def test_the_basic_normaliser_keeps_spelled_letters_and_drops_case_and_punctuati
     assert normalize(["colour"], "basic") == ["colour"]
 
 
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "errors", "words", "characters"),
+    [
+        ("今天天气很好我们去公园", "今天天气很好我们去花园", 1, 1, 11),
+        ("今天天气很好。", "今天 天气很好", 0, 1, 6),  # the space and the full stop are nothing
+        ("私は iPhone 15 を買った", "私はiPhone 14を買った", 1, 4, 15),
+        ("ไม่เป็นไร ครับ", "ไม่เป็นไรคับ", 1, 2, 13),
+        ("the cat sat", "the bat s at", 2, 3, 11),
+    ],
+)
+def test_by_characters_one_wrong_character_is_one_error(
+    reference, hypothesis, errors, words, characters
+):
+    result = score([reference], [hypothesis], "basic", "characters")
+    found, counts = clip_errors([reference], [hypothesis], "basic", "characters")
+    assert result.insertions + result.deletions + result.substitutions == errors == found.sum()
+    assert (result.words, result.characters, counts.sum()) == (words, characters, characters)
+    assert result.cer == errors / characters
+    assert result.wer == score([reference], [hypothesis], "basic").wer
+    rows = worst([reference], [hypothesis], "basic", 1, "characters")
+    assert [row["characters"] for row in rows] == [characters] * bool(errors)
+    assert all(f"reference characters {characters}" in alignment_html(rows) for _ in rows)
+
+
 def test_none_keeps_everything_but_extra_whitespace():
     assert normalize(["  A,\tb \n c"], "none") == ["A, b c"]
 
@@ -115,6 +140,8 @@ def test_different_lengths_and_unknown_normalisers_are_refused():
         score(["a", "b"], ["a"])
     with pytest.raises(ValueError, match="english, basic, none"):
         score(["a"], ["a"], "german")
+    with pytest.raises(ValueError, match="words, characters"):
+        clip_errors(["a"], ["a"], "none", "letters")
 
 
 def test_the_interval_holds_the_estimate_and_depends_on_nothing_but_the_seed():
@@ -222,6 +249,7 @@ def test_loops_are_repetitive(text):
         "one two three",
         "1,000,000 ... really?",
         "a b a c a d",
+        "का की के को",  # four words that differ in their vowel sign
     ],
 )
 def test_speech_is_not_repetitive(text):

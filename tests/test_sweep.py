@@ -227,7 +227,9 @@ def test_latex_has_a_row_per_method_and_bold_minima(sweep_file):
     measured(sweep_file)
     table = tables.rows(tables.load(str(sweep_file), grid.load(sweep_file))[0])
     text = tables.latex(tables.wer_grid(table, "kl"), 3)
-    assert text.count(r"\\") == 2 + 4 and text.count(r"\textbf") >= 2 and "0.5 & 0.7" in text
+    assert text.count(r"\\") == 3 + 4 and text.count(r"\textbf") >= 2 and "0.5 & 0.7" in text
+    assert text.startswith(r"\begin{tabular}{llrr}") and r"\multicolumn{2}{c}{tiny" in text
+    assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
     written = tables.write(table, sweep_file.parent / "tables")
     assert {path.name for path in written} == {
         "points.csv",
@@ -236,6 +238,15 @@ def test_latex_has_a_row_per_method_and_bold_minima(sweep_file):
         "kl.csv",
         "kl.tex",
     }
+
+
+def test_latex_escapes_names_and_leaves_gaps_where_nothing_was_measured():
+    columns = pd.MultiIndex.from_tuples([("a_b", "c&d #1", 0.5), ("a_b", "c&d #1", 0.75)])
+    names = pd.MultiIndex.from_tuples([("wanda", "owl"), ("x_y", "uniform")])
+    text = tables.latex(pd.DataFrame([[1, np.nan], [0.25, 3]], names, columns), 2)
+    assert r"\multicolumn{2}{c}{a\_b c\&d \#1}" in text and "0.5 & 0.75" in text
+    assert r"wanda & owl & 1.00 &  \\" in text
+    assert r"x\_y & uniform & \textbf{0.25} & \textbf{3.00} \\" in text
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ any audio is read.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 from owl.errors import DataError
@@ -14,6 +15,9 @@ from owl.errors import DataError
 # in order of preference
 TEXT_COLUMNS = ("text", "transcription", "transcript", "sentence", "normalized_text")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
+SHOWN = 5  # clips named in a message or in a row of a table
+# what Python, numpy and pandas print for a missing value, where someone turned a column into text
+MISSING = {"nan", "NaN", "None", "<NA>", "NaT"}
 
 
 @dataclass(frozen=True)
@@ -35,22 +39,50 @@ def failure(name: str, reason: str, fix: str) -> DataError:
 
 
 def pick(columns: Iterable[str], wanted: Sequence[str]) -> str | None:
-    """The first of `wanted` that is one of `columns`, or None."""
-    present = set(columns)
-    return next((column for column in wanted if column in present), None)
+    """The first of `wanted` that is one of `columns`, as it is written there, or None; upper and
+    lower case are the same, and the exact name comes first.
+    """
+    present = {column.strip().lower(): column for column in columns if column} | {
+        column: column for column in columns
+    }
+    return next((present[column] for column in wanted if column in present), None)
 
 
 def clean(value: object) -> str | None:
-    """A cell as one line of text; None for a missing or blank cell."""
-    return " ".join(str(value).split()) or None if value is not None else None
+    """A cell as one line of text; None for a missing cell.
+
+    Missing are null, the number NaN, blanks, and a cell that is nothing but a word of MISSING,
+    spelled like that: "nan" alone is missing, "nan bread" is text, and so is "None." with its full
+    stop. Tables without types have more such words: `owl.data.tables.EMPTY_CELLS`.
+    """
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return None
+    text = " ".join(str(value).split())
+    return None if text in MISSING else text or None
 
 
 def cell(row: Mapping[str, object], wanted: Sequence[str]) -> str | None:
     """The text of the first of the `wanted` columns that `row` has; None if it has none of them, or
-    a blank there.
+    nothing there.
     """
     column = pick(row, wanted)
     return clean(row[column]) if column else None
+
+
+def by_kind(left_out: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """(id, reason) pairs by the kind of the reason: what it says before the brackets, which hold
+    what is special to one clip.
+    """
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for id, reason in left_out:
+        kinds.setdefault(reason.partition(" (")[0], []).append((id, reason))
+    return kinds
+
+
+def named(pairs: Sequence[tuple[str, object]]) -> str:
+    """The ids of the first few pairs, for a message or a table."""
+    ids = ", ".join(id for id, _ in pairs[:SHOWN])
+    return ids + (f" and {len(pairs) - SHOWN} more" if len(pairs) > SHOWN else "")
 
 
 def need_text_column(name: str, columns: Sequence[str], where: str) -> None:

@@ -5,42 +5,38 @@ relative to it); 2. a Common Voice release: `clips/` beside `<split>.tsv`; 3. Li
 `*.trans.txt` beside the audio, at any depth; 4. audio files with a same-named `.txt` beside each,
 at any depth.
 
+Names match whatever their case. Audio that lies there and that nothing names is reported, not
+dropped: only a Common Voice release holds the clips of other splits, which are no loss.
+
 `split` and `subset` choose a subfolder (Common Voice: the tsv); one that chooses nothing is an
 error, never ignored. The `datasets` library is not used: its folder loader needs torchcodec even
 for undecoded audio.
 """
 
-from math import inf
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from owl.data.audio import SUFFIXES
-from owl.data.entries import (
-    SPEAKER_COLUMNS,
-    TEXT_COLUMNS,
-    Entry,
-    cell,
-    clean,
-    failure,
-    find_part,
-    need_text_column,
-    pick,
-)
-from owl.data.tables import Row, columns_of, read_table, read_text
+from owl.data.entries import Entry, by_kind, clean, failure, find_part, named
+from owl.data.manifests import manifest_entries
+from owl.data.names import Finder, files_below, same
+from owl.data.tables import read_text
 
 MANIFESTS = ("metadata.csv", "metadata.jsonl", "manifest.json", "manifest.jsonl")
-FILE_COLUMNS = ("file_name", "audio_filepath", "path")
 LAYOUTS = (
     f"{', '.join(MANIFESTS)}; a Common Voice release (clips/ and <split>.tsv); LibriSpeech's "
     "*.trans.txt; "
     "audio files with a same-named .txt beside each"
 )
+LeftOut = list[tuple[str, str]]  # (file or id, reason)
 
 
 def find_entries(
     name: str, folder: Path, *, split: str | None, subset: str | None, require_text: bool
-) -> list[Entry]:
-    """The clips of `folder`, in the manifest's order or sorted by path; `name` is the dataset's
-    name in errors.
+) -> tuple[list[Entry], LeftOut]:
+    """The clips of `folder`, in the manifest's order or sorted by path, and the files that are none
+    with the reason; `name` is the dataset's name in errors.
 
     Raises DataError for a folder that is missing, not a folder, or of no known layout, for a
     `split` or `subset` that it does not have, for a manifest without rows or columns, and for no
@@ -54,149 +50,172 @@ def find_entries(
             f"{folder} is a file, not a folder",
             "Set `path` to the folder that holds manifest and audio.",
         )
-    folder = _choose(name, folder, split, subset)
-    manifest = next((folder / file for file in MANIFESTS if (folder / file).is_file()), None)
-    if manifest:
-        return _manifest_entries(name, manifest, manifest.parent, require_text)
-    if _is_common_voice(folder):
-        return _manifest_entries(
-            name, _release_table(name, folder, split or "test"), folder / "clips", require_text
-        )
-    transcripts = sorted(folder.rglob("*.trans.txt"))
+    disk = Finder()
+    folder = _choose(name, disk, folder, split, subset)
+    manifests = [file for file in (disk.find(folder / one) for one in MANIFESTS) if file.is_file()]
+    if manifests:
+        manifest, *others = manifests
+        entries = manifest_entries(name, manifest, folder, disk, require_text)
+        ignored = [(file.name, f"{manifest.name} is read instead of it") for file in others]
+        unnamed = _unnamed(_own_files(name, folder), entries, f"no row of {manifest.name} names it")
+        return entries, ignored + [(_id(file, folder), why) for file, why in unnamed]
+    if clips := _clips_of_release(disk, folder):
+        table = _release_table(name, disk, folder, split or "test")
+        return manifest_entries(name, table, clips, disk, require_text), []
+    files = files_below(name, folder)
+    transcripts = [file for file in files if same(file.name).endswith(".trans.txt")]
     if transcripts:
-        return [entry for file in transcripts for entry in _transcript_entries(name, file)]
-    return _scan(name, folder, require_text)
+        entries = [entry for file in transcripts for entry in _transcript_entries(name, file, disk)]
+        unnamed = _unnamed(files, entries, "no line of a *.trans.txt names it")
+        return entries, [(_id(file, folder), why) for file, why in unnamed]
+    return _scan(name, folder, files, require_text)
 
 
-def _choose(name: str, folder: Path, split: str | None, subset: str | None) -> Path:
+def _choose(name: str, disk: Finder, folder: Path, split: str | None, subset: str | None) -> Path:
     """The subfolder that `split` and `subset` name; `folder` itself if they are None or say what it
     is called.
     """
     part = find_part(split, subset) if split else None
-    if part and (folder.name == part or (folder / part).is_dir()):
-        return folder if folder.name == part else folder / part
+    if part and same(folder.name) == part:
+        return folder
+    if part and disk.find(folder / part).is_dir():
+        return disk.find(folder / part)
     for key, wanted in (("subset", subset), ("split", split)):
-        if wanted is None or wanted == folder.name or (key == "split" and _is_common_voice(folder)):
+        if wanted is None or same(wanted) == same(folder.name):
             continue
-        if not (folder / wanted).is_dir():
-            found = (
-                ", ".join(sorted(child.name for child in folder.iterdir() if child.is_dir()))
-                or "none"
-            )
+        if key == "split" and _clips_of_release(disk, folder):
+            continue
+        chosen = disk.find(folder / wanted)
+        if not chosen.is_dir():
+            there = (path.name for path in disk.children(folder).values() if path.is_dir())
+            found = ", ".join(sorted(there)) or "none"
             reason = f"{folder} has no subfolder for {key} {wanted!r}; subfolders: {found}"
             raise failure(
                 name,
                 reason,
                 "Correct `split` and `subset`, or leave them out to use the whole folder.",
             )
-        folder = folder / wanted
+        folder = chosen
     return folder
 
 
-def _is_common_voice(folder: Path) -> bool:
-    return (folder / "clips").is_dir() and any(folder.glob("*.tsv"))
+def _clips_of_release(disk: Finder, folder: Path) -> Path | None:
+    """The folder `clips` of a Common Voice release; None if `folder` is none."""
+    clips = disk.find(folder / "clips")
+    return clips if clips.is_dir() and _tables(disk, folder) else None
 
 
-def _release_table(name: str, folder: Path, split: str) -> Path:
+def _tables(disk: Finder, folder: Path) -> list[Path]:
+    return [path for key, path in disk.children(folder).items() if key.endswith(".tsv")]
+
+
+def _own_files(name: str, folder: Path) -> list[Path]:
+    """The files below `folder`, without those of subfolders with a manifest of their own."""
+    files = files_below(name, folder)
+    owned = {file.parent for file in files if same(file.name) in MANIFESTS} - {folder}
+    return [file for file in files if not owned & {*file.parents}]
+
+
+def _unnamed(files: Iterable[Path], entries: list[Entry], why: str) -> list[tuple[Path, str]]:
+    """The audio among `files` that no entry reads."""
+    read = {os.path.normpath(entry.source) for entry in entries if entry.source}
+    audio = [file for file in files if file.suffix.lower() in SUFFIXES]
+    twins = {(file.parent, same(file.stem)): file for file in audio if str(file) in read}
+    return [
+        (file, _twin(twins[key]) if (key := (file.parent, same(file.stem))) in twins else why)
+        for file in audio
+        if str(file) not in read
+    ]
+
+
+def _twin(used: Path) -> str:
+    return f"another file of the same name is used ({used.name})"
+
+
+def _id(file: Path, folder: Path) -> str:
+    """A file that is not used, as a reader finds it: from the folder, with its suffix."""
+    return file.relative_to(folder).as_posix()
+
+
+def _release_table(name: str, disk: Finder, folder: Path, split: str) -> Path:
     """The tsv of a Common Voice split; DataError naming the splits that are there."""
-    table = folder / f"{split}.tsv"
+    table = disk.find(folder / f"{split}.tsv")
     if not table.is_file():
-        found = ", ".join(sorted(file.stem for file in folder.glob("*.tsv")))
+        found = ", ".join(sorted(file.stem for file in _tables(disk, folder)))
         raise failure(name, f"{folder} has no {table.name}", f"Set `split` to one of: {found}.")
     return table
 
 
-def _manifest_entries(
-    name: str, table: Path, audio_folder: Path, require_text: bool
-) -> list[Entry]:
-    """One entry per row of `table`; file names are relative to `audio_folder`, or absolute."""
-    rows = read_table(name, table)
-    columns = columns_of(rows)
-    if pick(columns, FILE_COLUMNS) is None:
-        reason = f"{table} has no column for the audio file; columns found: {', '.join(columns)}"
-        raise failure(name, reason, f"Name it one of {', '.join(FILE_COLUMNS)}.")
-    if require_text:
-        need_text_column(name, columns, str(table))
-    return [
-        _row_entry(name, f"row {number} of {table.name}", row, audio_folder)
-        for number, row in enumerate(rows, 1)
-    ]
-
-
-def _row_entry(name: str, where: str, row: Row, audio_folder: Path) -> Entry:
-    """A manifest row as an entry; `where` names the row. A row without a file name is kept, to be
-    reported.
-    """
-    file = cell(row, FILE_COLUMNS)
-    start, seconds = _segment(name, where, row)
-    return Entry(
-        id=cell(row, ("id",)) or (_file_id(file) if file else where),
-        source=audio_folder / file if file else None,
-        text=cell(row, TEXT_COLUMNS),
-        speaker=cell(row, SPEAKER_COLUMNS),
-        start=start,
-        seconds=seconds,
-    )
-
-
-def _file_id(file: str) -> str:
-    """A file name as the manifest has it, without its suffix; of an absolute path the last part
-    only.
-    """
-    file = Path(file).name if Path(file).is_absolute() else file
-    return file.removesuffix(Path(file).suffix)
-
-
-def _segment(name: str, where: str, row: Row) -> tuple[float, float | None]:
-    """NeMo's `offset` and `duration`, both in seconds: which part of a longer file a row means;
-    without offset all of it.
-    """
-    offset, duration = cell(row, ("offset",)), cell(row, ("duration",))
-    if offset is None:
-        return 0.0, None
-    try:
-        start, seconds = float(offset), None if duration is None else float(duration)
-        if not (0 <= start < inf and (seconds is None or 0 <= seconds < inf)):
-            raise ValueError("negative or infinite")
-    except ValueError as error:
-        reason = f"{where} has offset {offset!r} and duration {duration!r} ({error})"
-        raise failure(name, reason, "Write both in seconds.") from error
-    return start, seconds
-
-
-def _transcript_entries(name: str, file: Path) -> list[Entry]:
+def _transcript_entries(name: str, file: Path, disk: Finder) -> list[Entry]:
     """The lines `<speaker>-<chapter>-<number> TEXT` of one `*.trans.txt`; the audio lies beside it
     under the same id.
     """
-    audio = {path.stem: path for path in file.parent.iterdir() if path.suffix.lower() in SUFFIXES}
+    audio = _by_stem(disk.children(file.parent).values())
     pairs = [line.strip().partition(" ") for line in read_text(name, file).split("\n")]
     return [
-        Entry(id, audio.get(id, file.parent / f"{id}.flac"), clean(text), id.split("-")[0])
+        Entry(
+            id,
+            audio.get((file.parent, same(id)), file.parent / f"{id}.flac"),
+            clean(text),
+            id.split("-")[0],
+        )
         for id, _, text in pairs
         if id
     ]
 
 
-def _scan(name: str, folder: Path, require_text: bool) -> list[Entry]:
+def _by_stem(files: Iterable[Path]) -> dict[tuple[Path, str], Path]:
+    """Audio by its folder and name without suffix; of several the one whose suffix comes first in
+    SUFFIXES.
+    """
+    audio = [file for file in files if file.suffix.lower() in SUFFIXES]
+    ranked = sorted(audio, key=lambda file: SUFFIXES.index(file.suffix.lower()), reverse=True)
+    return {(file.parent, same(file.stem)): file for file in ranked}
+
+
+def _scan(
+    name: str, folder: Path, files: list[Path], require_text: bool
+) -> tuple[list[Entry], LeftOut]:
     """Audio files at any depth, each with the same-named `.txt` beside it as its text."""
-    files = sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-    )
-    texts = {file: file.with_suffix(".txt") for file in files if file.with_suffix(".txt").is_file()}
-    if not files or (require_text and not texts):
-        reason = (
-            f"the {len(files)} audio files in {folder} have no texts"
-            if files
-            else f"{folder} holds no speech dataset"
-        )
+    audio = _by_stem(files)
+    texts = {
+        (file.parent, same(file.stem)): file for file in files if file.suffix.lower() == ".txt"
+    }
+    rest = [
+        (_id(file, folder), why)
+        for file in files
+        if (why := _why_not(file, (file.parent, same(file.stem)), audio, texts))
+    ]
+    if not audio or (require_text and not audio.keys() & texts.keys()):
+        kinds = "; ".join(f"{named(found)}: {kind}" for kind, found in by_kind(rest).items())
+        reason = f"the {len(audio)} audio files in {folder} have no texts"
+        if not audio:
+            reason = f"{folder} holds no speech dataset"
+        reason += f" (found: {kinds or 'nothing else'})"
         raise failure(name, reason, f"Looked for: {LAYOUTS}. Add one of them, or correct `path`.")
-    return [
+    entries = [
         Entry(
             file.relative_to(folder).with_suffix("").as_posix(),
             file,
-            clean(read_text(name, texts[file])) if file in texts else None,
+            clean(read_text(name, texts[key])) if key in texts else None,
         )
-        for file in files
+        for key, file in sorted(audio.items(), key=lambda pair: pair[1])
     ]
+    return entries, rest
+
+
+def _why_not(file: Path, key: tuple[Path, str], audio: dict, texts: dict) -> str | None:
+    """Why a file of a scanned folder is neither a clip nor its text; None if it is."""
+    suffix = file.suffix.lower()
+    if file in (audio.get(key), texts.get(key)) and key in audio:
+        return None
+    if suffix in SUFFIXES:
+        return _twin(audio[key])
+    if same(file.name) in MANIFESTS:
+        return "a manifest in a subfolder: give that folder as `path` or `split`"
+    if suffix == ".txt":
+        return "a text without audio of the same name"
+    if key in texts and key not in audio:
+        kind = suffix or "a file without suffix"
+        return f"{kind} is not read as audio; convert it: ffmpeg -i IN{suffix} OUT.wav"
+    return "neither audio nor the text of a clip"

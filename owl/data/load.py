@@ -1,9 +1,10 @@
 """Speech datasets in, decoded clips with reference texts out: one function for Hub datasets and
 local folders.
 
-A clip that cannot be used (missing, broken, empty, no text where one is required) is left out and
-listed in `Dataset.skipped`, never silently; a dataset without any usable clip is an error. Not
-here: normalising texts, features.
+A clip that cannot be used (missing, broken, empty, no text where one is required, the same samples
+as another) is left out and listed in `Dataset.skipped`, never silently, and so is audio in a folder
+that nothing names; a dataset without any usable clip is an error. `left_out_table` is the table for
+a reader. Not here: normalising texts, features.
 """
 
 from collections import Counter
@@ -12,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float32
 
 from owl.data.audio import RATE, AudioError, digest, read_audio
-from owl.data.entries import Entry, failure
+from owl.data.entries import Entry, by_kind, failure, named
 from owl.data.folders import find_entries
 from owl.data.hub import stream_entries
 from owl.errors import DataError
 
-__all__ = ["RATE", "Clip", "Dataset", "check_disjoint", "load_dataset"]
+__all__ = ["RATE", "Clip", "Dataset", "check_disjoint", "left_out_table", "load_dataset"]
 
 # clips of a stream that may all fail before we stop: not the whole archive is streamed to find
 # nothing
 PATIENCE = 200
-SHOWN = 5  # clips named in an error message
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class Clip:
     text: str | None  # reference text as the source wrote it, white space collapsed; None: unknown
     speaker: str | None  # None: the source does not say
     digest: str  # SHA-256 of the samples
+    remark: str | None = None  # what a reader should know of how it was read
 
     @property
     def seconds(self) -> float:
@@ -50,7 +52,9 @@ class Dataset:
 
     name: str
     clips: list[Clip]
-    skipped: list[tuple[str, str]]  # (clip id, reason), in the source's order
+    # (clip id or file, reason): the source's order, then what nothing in the folder names. A reason
+    # is a kind, then what is special to the clip in brackets
+    skipped: list[tuple[str, str]]
     language: str | None  # as asked for; None: the model's default
 
 
@@ -82,6 +86,7 @@ def load_dataset(
         )
     if path is None and Path(name).is_dir():
         path = name
+    unnamed = []
     if path is None:
         entries = stream_entries(
             name,
@@ -93,7 +98,9 @@ def load_dataset(
         )
     else:
         folder = Path(path).expanduser().absolute()
-        entries = find_entries(name, folder, split=split, subset=subset, require_text=require_text)
+        entries, unnamed = find_entries(
+            name, folder, split=split, subset=subset, require_text=require_text
+        )
         if shuffle_seed is not None:
             entries = [
                 entries[i] for i in np.random.default_rng(shuffle_seed).permutation(len(entries))
@@ -102,10 +109,25 @@ def load_dataset(
         entries, max_samples, require_text, patience=PATIENCE if path is None else None
     )
     if not clips:
-        reasons = "; ".join(f"{id}: {reason}" for id, reason in skipped[:SHOWN]) or "it lists none"
+        kinds = by_kind(skipped + unnamed).values()
+        reasons = "; ".join(f"{named(kind)}: {kind[0][1]}" for kind in kinds) or "it lists none"
         fix = "Repair these clips, or point to another dataset, split or folder."
         raise failure(name, f"none of its {len(skipped)} clips can be used ({reasons})", fix)
-    return Dataset(name, clips, skipped, language)
+    return Dataset(name, clips, skipped + unnamed, language)
+
+
+def left_out_table(datasets: Sequence[Dataset]) -> pd.DataFrame:
+    """What became of everything in `datasets`: dataset, clips (how many), what ("used" | "left
+    out"), why, examples; one row per kind of reason, what is used first.
+    """
+    rows = []
+    for dataset in datasets:
+        remarks = [(clip.id, clip.remark) for clip in dataset.clips if clip.remark]
+        plain = [(clip.id, "") for clip in dataset.clips if not clip.remark]
+        for what, listed in (("used", plain + remarks), ("left out", dataset.skipped)):
+            for why, kind in by_kind(listed).items():
+                rows.append((dataset.name, len(kind), what, why, named(kind) if why else ""))
+    return pd.DataFrame(rows, columns=["dataset", "clips", "what", "why", "examples"])
 
 
 def check_disjoint(calibration: Sequence[Clip], evaluation: Sequence[Clip]) -> None:
@@ -114,15 +136,14 @@ def check_disjoint(calibration: Sequence[Clip], evaluation: Sequence[Clip]) -> N
     """
     seen = {clip.digest: clip.id for clip in calibration}
     overlap = [
-        f"{clip.id} (calibration: {seen[clip.digest]})"
+        (f"{clip.id} (calibration: {seen[clip.digest]})", clip)
         for clip in evaluation
         if clip.digest in seen
     ]
     if overlap:
-        named = ", ".join(overlap[:SHOWN]) + (", …" if len(overlap) > SHOWN else "")
         raise DataError(
             f"calibration and evaluation overlap in {len(overlap)} of {len(evaluation)} evaluation "
-            f"clips: {named}. "
+            f"clips: {named(overlap)}. "
             "Calibrate on another dataset, split or folder than the evaluation's."
         )
 
@@ -133,12 +154,17 @@ def _collect(
     """(clips, skipped): entries are taken until `max_samples` clips, or until `patience` entries
     failed and none was usable.
     """
-    clips, skipped, taken = [], [], Counter()
+    clips, skipped, taken, heard = [], [], Counter(), {}
     for entry in entries:
         taken[entry.id] += 1
         id = entry.id if taken[entry.id] == 1 else f"{entry.id}#{taken[entry.id]}"
         try:
-            clips.append(_decode(id, entry, require_text))
+            clip = _decode(id, entry, require_text)
+            if first := heard.get(clip.digest):
+                text = "" if clip.text == first.text else ", but another text"
+                raise AudioError(f"the same audio as another clip{text} ({first.id})")
+            heard[clip.digest] = clip
+            clips.append(clip)
         except AudioError as error:
             skipped.append((id, str(error)))
         if len(clips) == max_samples or (not clips and len(skipped) == patience):
@@ -152,5 +178,8 @@ def _decode(id: str, entry: Entry, require_text: bool) -> Clip:
         raise AudioError("it has no text")
     if entry.source is None:
         raise AudioError("its row names no audio")
-    audio = read_audio(entry.source, start=entry.start, seconds=entry.seconds)
-    return Clip(id, audio, entry.text, entry.speaker, digest(audio))
+    remarks = []
+    audio = read_audio(
+        entry.source, start=entry.start, seconds=entry.seconds, remark=remarks.append
+    )
+    return Clip(id, audio, entry.text, entry.speaker, digest(audio), *remarks)

@@ -1,15 +1,23 @@
 """Two transcriptions of one dataset → the numbers, tables and sentences of a report. Scoring itself
 is in `owl.kernels.scoring`.
+
+The headline is the word error rate, or where `owl.kernels.texts.unit_of` says "characters" the
+character error rate; its interval, the difference of two models and the counts of errors go by the
+same unit.
 """
 
 from collections.abc import Sequence
 from html import escape
 
+import numpy as np
 import pandas as pd
 
 from owl.evaluate.transcribe import Transcription
 from owl.kernels.intervals import paired_difference, wer_interval
 from owl.kernels.scoring import clip_errors, is_repetitive, score
+from owl.kernels.texts import METRICS, UNITS, unit_of
+
+RATES = {"words": "wer", "characters": "cer"}  # unit → the key of its rate; in capitals, its name
 
 
 def pairs(transcription: Transcription) -> tuple[list[str], list[str]]:
@@ -19,17 +27,35 @@ def pairs(transcription: Transcription) -> tuple[list[str], list[str]]:
     ]
 
 
-def of_one(transcription: Transcription, normalizer: str) -> dict:
-    """WER, CER, 95 % interval, error counts, speed and signs of a broken decoder of one model on
-    one dataset.
+def counted(
+    transcription: Transcription, normalizer: str, metrics: Sequence[str] = METRICS
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """(errors, reference units, "words" or "characters") of every clip: two integer arrays of shape
+    (clips,), and what the dataset's texts and a config's `metrics` make them count.
     """
     references, hypotheses = pairs(transcription)
-    result = score(references, hypotheses, normalizer)
-    errors, words = clip_errors(references, hypotheses, normalizer)
+    unit = unit_of(references, metrics)
+    return *clip_errors(references, hypotheses, normalizer, unit), unit
+
+
+def of_one(transcription: Transcription, normalizer: str, unit: str = "words") -> dict:
+    """WER, CER, their 95 % intervals, counts of errors in `unit`, speed and signs of a broken
+    decoder of one model on one dataset.
+    """
+    references, hypotheses = pairs(transcription)
+    result = score(references, hypotheses, normalizer, unit)
+    intervals = {
+        f"{RATES[one]}_interval": list(
+            wer_interval(
+                *clip_errors(references, hypotheses, normalizer, one), _speakers(transcription)
+            )
+        )
+        for one in UNITS
+    }
     return {
         "wer": result.wer,
         "cer": result.cer,
-        "wer_interval": list(wer_interval(errors, words, _speakers(transcription))),
+        **intervals,
         "insertions": result.insertions,
         "deletions": result.deletions,
         "substitutions": result.substitutions,
@@ -39,30 +65,51 @@ def of_one(transcription: Transcription, normalizer: str) -> dict:
     }
 
 
-def compare(name: str, dense: Transcription, pruned: Transcription, normalizer: str) -> dict:
+def compare(
+    name: str,
+    dense: Transcription,
+    pruned: Transcription,
+    normalizer: str,
+    metrics: Sequence[str] = METRICS,
+) -> dict:
     """One dataset's entry of summary.json, and under "per_clip" a table (id, dense, pruned errors,
-    words) that `public` leaves out.
+    units) that `public` leaves out. `metrics` is the config's.
     """
-    references, hypotheses = pairs(dense)
-    dense_errors, words = clip_errors(references, hypotheses, normalizer)
-    pruned_errors, _ = clip_errors(*pairs(pruned), normalizer)
-    difference, low, high = paired_difference(dense_errors, pruned_errors, words, _speakers(dense))
-    ids = [one.id for one in dense.transcripts]
+    references, _ = pairs(dense)
+    dense_errors, units, unit = counted(dense, normalizer, metrics)
+    pruned_errors, _, _ = counted(pruned, normalizer, metrics)
+    difference, low, high = paired_difference(dense_errors, pruned_errors, units, _speakers(dense))
+    totals = score(*pairs(dense), normalizer)
     return {
         "name": name,
         "clips": len(references),
-        "words": int(words.sum()),
+        "unit": unit,
+        "words": totals.words,
+        "characters": totals.characters,
         "audio_seconds": sum(one.audio_seconds for one in dense.transcripts),
         "cut_at_silences": sum(one.windows > 1 for one in dense.transcripts),
         "normalizer": normalizer,
-        "dense": of_one(dense, normalizer),
-        "pruned": of_one(pruned, normalizer),
+        "dense": of_one(dense, normalizer, unit),
+        "pruned": of_one(pruned, normalizer, unit),
         "difference": difference,
         "difference_interval": [low, high],
         "per_clip": pd.DataFrame(
-            {"id": ids, "dense": dense_errors, "pruned": pruned_errors, "words": words}
+            {
+                "id": [one.id for one in dense.transcripts],
+                "dense": dense_errors,
+                "pruned": pruned_errors,
+                "units": units,
+            }
         ),
     }
+
+
+def headline(result: dict, model: str) -> tuple[float, list[float]]:
+    """(rate, 95 % interval) of "dense" or "pruned" in `compare`'s result, by the unit of the
+    dataset.
+    """
+    key = RATES[result["unit"]]
+    return result[model][key], result[model][f"{key}_interval"]
 
 
 def public(result: dict) -> dict:
@@ -71,28 +118,26 @@ def public(result: dict) -> dict:
 
 
 def clip_rows(result: dict) -> pd.DataFrame:
-    """Per clip: id, dense and pruned errors, words, dataset."""
+    """Per clip: id, dense and pruned errors, units, dataset."""
     return result["per_clip"].assign(dataset=result["name"])
 
 
 def wer_rows(results: list[dict]) -> pd.DataFrame:
-    """One row per dataset and model: dataset, model, wer, low, high."""
-    return pd.DataFrame(
-        {
-            "dataset": result["name"],
-            "model": model,
-            "wer": result[model]["wer"],
-            "low": result[model]["wer_interval"][0],
-            "high": result[model]["wer_interval"][1],
-        }
-        for result in results
-        for model in ("dense", "pruned")
-    )
+    """One row per dataset and model: dataset, model, unit, wer (the headline, whatever its unit),
+    low, high.
+    """
+    rows = []
+    for result in results:
+        for model in ("dense", "pruned"):
+            rate, (low, high) = headline(result, model)
+            rows.append((result["name"], model, result["unit"], rate, low, high))
+    return pd.DataFrame(rows, columns=["dataset", "model", "unit", "wer", "low", "high"])
 
 
 def comparison_table(results: list[dict], metrics: Sequence[str]):
     """A styled table for the report: one row per dataset and model, the paired difference under
-    both; CER only if `metrics` asks.
+    both; CER only if `metrics` asks or a dataset goes by it. The interval, the difference and the
+    counts go by the column "by".
     """
     rows = []
     for result in results:
@@ -102,8 +147,9 @@ def comparison_table(results: list[dict], metrics: Sequence[str]):
                 {
                     "dataset": result["name"],
                     "model": model,
+                    "by": result["unit"],
                     "WER": one["wer"],
-                    "95 % interval": interval(one["wer_interval"]),
+                    "95 % interval": interval(headline(result, model)[1]),
                     "CER": one["cer"],
                     "sub": one["substitutions"],
                     "del": one["deletions"],
@@ -117,12 +163,14 @@ def comparison_table(results: list[dict], metrics: Sequence[str]):
             {
                 "dataset": result["name"],
                 "model": "pruned − dense",
-                "WER": result["difference"],
+                "by": result["unit"],
+                RATES[result["unit"]].upper(): result["difference"],
                 "95 % interval": interval(result["difference_interval"]),
             }
         )
     table = pd.DataFrame(rows)
-    if "character_error_rate" not in metrics:
+    by_characters = any(result["unit"] == "characters" for result in results)
+    if not by_characters and "character_error_rate" not in metrics:
         table = table.drop(columns="CER")
     counts = ["sub", "del", "ins", "cap hits", "repetitive"]
     formats = {"WER": "{:.2%}", "CER": "{:.2%}", "RTFx": "{:.1f}"} | dict.fromkeys(counts, "{:.0f}")
@@ -170,11 +218,15 @@ def sentence(result: dict, kl: dict, sparsity: float) -> str:
         else "not told apart on these clips"
     )
     broken = result["pruned"]["cap_hits"] + result["pruned"]["repetitions"]
+    unit, (dense, _), (pruned, _) = (
+        result["unit"],
+        headline(result, "dense"),
+        headline(result, "pruned"),
+    )
     return (
-        f"- **{escape(result['name'])}** ({result['clips']} clips, {result['words']} words): WER "
-        f"{result['dense']['wer']:.2%} dense → "
-        f"{result['pruned']['wer']:.2%} at {sparsity:.1%} sparsity; the difference is "
-        f"{result['difference']:+.2%} "
+        f"- **{escape(result['name'])}** ({result['clips']} clips, {result[unit]} {unit}): "
+        f"{RATES[unit].upper()} {dense:.2%} dense → {pruned:.2%} at {sparsity:.1%} sparsity; "
+        f"the difference is {result['difference']:+.2%} "
         f"({interval((low, high))}): {verdict}. Divergence "
         f"{kl['kl'] if kl['kl'] is not None else float('nan'):.4f} nats per token. "
         + (

@@ -5,14 +5,15 @@ in `owl.export.table`.
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 
 import torch
 from transformers import AutoConfig
 
-from owl.config.schema import FORMATS
+from owl.config.formats import FORMATS
 from owl.errors import UnsupportedFormat
+from owl.evaluate.compare import headline
 from owl.export import huggingface
-from owl.export.compact import export_compact
 from owl.model.whisper import blocks
 from owl.run import provenance
 from owl.run.files import whole_folder
@@ -44,55 +45,54 @@ def write_all(
     """({format: its folder}, [{"format", "reason"} that cannot represent this model]); each folder
     is written whole or not at all.
     """
-    written, refused, papers = (
-        {},
-        [],
-        _papers(run, pruning, measured, stock=not hasattr(pruned.config, "owl_shapes")),
-    )
-    for name in set(FORMATS) - set(wanted):
-        # an earlier model's folder is not this one's
-        shutil.rmtree(export_folder(run, name), ignore_errors=True)
+    written, refused = {}, []
+    remove_others(wanted, run)
     for name in wanted:
-        try:
-            with whole_folder(export_folder(run, name)) as folder:
-                save(name, pruned, processor, folder, dtype=stored_dtype(run), papers=papers)
-            written[name] = export_folder(run, name)
-        except UnsupportedFormat as error:
-            refused.append({"format": name, "reason": str(error)})
-            shutil.rmtree(export_folder(run, name), ignore_errors=True)
+        folder, reason = write(name, run, pruned, processor, pruning, measured)
+        if reason is None:
+            written[name] = folder
+        else:
+            refused.append({"format": name, "reason": reason})
     return written, refused
+
+
+def remove_others(wanted: Sequence[str], run: Run) -> None:
+    """Remove the folders of formats that are not wanted: an earlier model's is not this one's."""
+    for name in set(FORMATS) - set(wanted):
+        shutil.rmtree(export_folder(run, name), ignore_errors=True)
+
+
+def write(
+    name: str, run: Run, pruned, processor, pruning: dict, measured: dict
+) -> tuple[Path, str | None]:
+    """(the folder of one format, written whole; None, or the reason why it cannot represent this
+    model: then nothing is there).
+    """
+    target = export_folder(run, name)
+    papers = _papers(run, pruning, measured, stock=not hasattr(pruned.config, "owl_shapes"))
+    try:
+        with whole_folder(target) as folder:
+            save(name, pruned, processor, folder, dtype=stored_dtype(run), papers=papers)
+    except UnsupportedFormat as error:
+        shutil.rmtree(target, ignore_errors=True)
+        return target, str(error)
+    return target, None
 
 
 def save(name: str, model, processor, folder: Path, *, dtype: torch.dtype, papers: dict) -> None:
     """Write `model` into `folder` as format `name`; `dtype` and `papers` (metadata, metrics, card)
-    go into "hf" alone.
+    are for formats as models are published.
     """
-    int8 = name.endswith("-int8")
-    if name == "hf":
-        huggingface.save_hf(model, processor, folder, dtype=dtype, **papers)
-    elif name.startswith("compact"):
-        export_compact(model, processor, folder, int8=int8)
-    elif name.startswith("onnx"):
-        from owl.export.onnx import export_onnx
-
-        # these runtimes take seconds to import, and are off by default
-        from owl.export.onnx_int8 import export_onnx_int8
-
-        (export_onnx_int8 if int8 else export_onnx)(model, processor, folder)
-    else:
-        from owl.export.ct2 import export_ct2
-
-        export_ct2(model, processor, folder, int8=int8)
+    wanted = FORMATS[name]
+    options = {"dtype": dtype, **papers} if wanted.published else {}
+    options |= {"int8": True} if wanted.int8_of else {}
+    resolve_name(wanted.save)(model, processor, folder, **options)
 
 
 def loads_in(name: str, model) -> str:
     """What loads a format's folder."""
-    if name.startswith("ct2"):
-        from owl.export.ct2 import loads_in as ct2_loads_in
-
-        return ct2_loads_in(model)
-    own = name.startswith("compact") or (name == "hf" and hasattr(model.config, "owl_shapes"))
-    return "onnxruntime" if name.startswith("onnx") else "owl.load" if own else "transformers"
+    words = FORMATS[name].loads_in
+    return resolve_name(words)(model) if ":" in words else words
 
 
 def dense_bytes(model) -> int:
@@ -147,9 +147,10 @@ def _papers(run: Run, pruning: dict, measured: dict, stock: bool) -> dict:
         {
             "dataset": row["name"],
             "clips": row["clips"],
-            "words": row["words"],
-            "dense": row["dense"]["wer"],
-            "pruned": row["pruned"]["wer"],
+            "words": row["words"] if row["unit"] == "words" else f"{row['characters']} characters",
+            "by": "" if row["unit"] == "words" else "CER ",
+            "dense": headline(row, "dense")[0],
+            "pruned": headline(row, "pruned")[0],
         }
         for row in measured["datasets"]
     ]

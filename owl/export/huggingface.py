@@ -1,5 +1,6 @@
-"""Folders a user can ship: an ordinary Hugging Face Whisper with a model card, and what the other
-formats' folders share with it.
+"""Folders with weights for PyTorch: an ordinary Hugging Face Whisper with a model card, and the
+compact format (`owl.model.compact` describes its file) beside the same configs; and what the other
+formats' folders share with them.
 
 Each is written to a temporary folder first, reloaded from disk by its caller and measured there;
 nothing here evaluates anything.
@@ -11,16 +12,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
 from torch import nn
 
-STOCK = """from transformers import WhisperForConditionalGeneration, WhisperProcessor
+from owl.errors import CompactError, UnsupportedFormat
+from owl.model import compact
+from owl.model.loading import COMPACT_FILE
+from owl.model.whisper import blocks
 
-model = WhisperForConditionalGeneration.from_pretrained("path/of/this/folder")
-processor = WhisperProcessor.from_pretrained("path/of/this/folder")"""
-OWN = """import owl  # layers of different widths, which plain transformers cannot load
-
-model, processor = owl.load("path/of/this/folder")"""
+CARD = Path(__file__).with_name("model_card.md.j2")
+EMBEDDING = "model.decoder.embed_tokens.weight"
 
 
 def save_hf(
@@ -40,11 +42,32 @@ def save_hf(
     weights = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.named_parameters()}
     model.save_pretrained(folder, state_dict=weights)
     save_settings(model, processor, folder, dtype=dtype)
-    (folder / "pruning_metadata.json").write_text(
-        json.dumps(metadata, indent=1) + "\n", encoding="utf-8"
-    )
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    for name, content in (("pruning_metadata", metadata), ("metrics", metrics)):
+        text = json.dumps(content, indent=1) + "\n"
+        (folder / f"{name}.json").write_text(text, encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def loads_in(model) -> str:
+    """What loads an ordinary folder of such a model."""
+    return "owl.load" if hasattr(model.config, "owl_shapes") else "transformers"
+
+
+def export_compact(model, processor, folder: Path, *, int8: bool = False) -> int:
+    """Write `model`, as it is, into `folder`; returns the bytes of the tensor file.
+
+    `owl.load` gives it back bit for bit as float16; `int8` rounds linears and token embedding.
+    UnsupportedFormat for a weight beyond float16.
+    """
+    linears = {f"{linear.path}.weight" for block in blocks(model) for linear in block.linears}
+    rounded = linears | {EMBEDDING} if int8 else set()
+    try:
+        # a tied tensor is named once
+        size = compact.write(folder / COMPACT_FILE, dict(model.named_parameters()), int8=rounded)
+    except CompactError as error:
+        raise UnsupportedFormat(str(error)) from error
+    save_settings(model, processor, folder, dtype=torch.float16)
+    return size
 
 
 def save_settings(model, processor, folder: Path, *, dtype: torch.dtype) -> None:
@@ -100,55 +123,29 @@ def model_card(
     smaller: bool = False,
 ) -> str:
     """The README.md of an exported model. `results`: rows {dataset, clips, words, dense, pruned}
-    with WER as fractions.
+    with WER as fractions; where it is CER, words says "… characters" and by is "CER ".
 
     `source`: the methods' papers; `targets`: the modules whose linears were pruned; `recovered`:
     kept weights were trained; `smaller`: matrices shrank instead of getting zeros; `stock`: plain
     transformers can load it.
     """
-    rows = "\n".join(
-        f"| {row['dataset']} | {row['clips']} | {row['words']} | {row['dense']:.2%} | "
-        f"{row['pruned']:.2%} |"
-        for row in results
+    head = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="automatic-speech-recognition",
+        base_model=base,
+        tags=["whisper", "pruning", "owl"],
     )
-    untouched = (
-        "embeddings and convolutions are untouched; kept weights, biases and norms were trained"
-        if recovered
-        else ""
-    )
-    untouched = untouched or "embeddings, convolutions and norms are untouched"
-    state = "recovered" if recovered else "pruned"
-    gone = "are gone" if smaller else "are zero"
-    size = (
-        "The matrices are smaller by them"
-        if smaller
-        else (
-            "The zeros are stored as zeros: this folder is as large as the dense model's and "
-            "computes as fast"
-        )
-    )
-    loading = STOCK if stock else OWN
-    return f"""---
-library_name: transformers
-pipeline_tag: automatic-speech-recognition
-base_model: {base}
-tags: [whisper, pruning, owl]
----
-
-# {base}, pruned
-
-{recipe}. {sparsity_prunable:.1%} of the prunable weights (the linears of {" and ".join(targets)}) {gone}, {sparsity_model:.1%} of
-the whole model; {untouched}. {size}. What the pruning costs:
-
-| dataset | clips | words | WER dense | WER {state} |
-|---|---|---|---|---|
-{rows}
-
-`metrics.json` holds the intervals and counts, `pruning_metadata.json` the allocation and how it was made.
-
-```python
-{loading}
-```
-
-Method: {source}.
-"""
+    return ModelCard.from_template(
+        head,
+        template_path=str(CARD),
+        base=base,
+        recipe=recipe,
+        source=source,
+        targets=targets,
+        sparsity_prunable=sparsity_prunable,
+        sparsity_model=sparsity_model,
+        results=results,
+        recovered=recovered,
+        stock=stock,
+        smaller=smaller,
+    ).content

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from owl.config.formats import Format
 from owl.config.load import Config
 from owl.data.load import Dataset
 from owl.evaluate.transcribe import Transcription, transcribe
@@ -25,18 +26,13 @@ from owl.model.decoding import Decoder, torch_decoder
 from owl.run.experiment import load_model
 from owl.run.record import peak_rss_bytes
 
-# by the format without its "-int8"
-RUNTIMES = {"hf": "pytorch", "compact": "pytorch", "onnx": "onnxruntime", "ct2": "ctranslate2"}
-PASSES, SHORT = (
-    3,
-    120.0,
-    # passes over datasets of less audio than this (seconds) together, whose one pass is easily
-    # disturbed
-)
+# passes over datasets of less audio than SHORT (seconds) together, whose one pass is easily
+# disturbed
+PASSES, SHORT = 3, 120.0
 FIRST_TOKENS = 5  # times that the first token of one clip is awaited; the median counts
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """Raw results of one model: transcripts per dataset, seconds, bytes; None where nothing was
     measured, or no PyTorch model loaded.
     """
@@ -52,20 +48,19 @@ class Measured(NamedTuple):
     parameters: int | None
 
 
-def runtime_of(name: str) -> str:
-    """What computes a format."""
-    return RUNTIMES[name.removesuffix("-int8")]
-
-
 def measure(
-    name: str, folder: str | None, config: Config, datasets: Sequence[Dataset], stored: torch.dtype
-) -> Measured:
+    wanted: Format,
+    folder: str | None,
+    config: Config,
+    datasets: Sequence[Dataset],
+    stored: torch.dtype,
+) -> Measurement:
     """Load `folder` (None: the config's own, dense model), await a first token, transcribe every
     dataset.
 
     `stored` is the precision on disk, in which weights are compared.
     """
-    load, idle = loader(name, config), peak_rss_bytes()
+    load, idle = loader(wanted.runtime, config), peak_rss_bytes()
     started = time.perf_counter()
     processor, decoder, model = load(Path(folder) if folder else None)
     load_seconds = time.perf_counter() - started
@@ -74,29 +69,22 @@ def measure(
     clip, first = datasets[0].clips[0].audio, decoder(processor, datasets[0].language, 1)
     # a first call allocates; it is not part of the speed
     waited = [_seconds(first, clip) for _ in range(FIRST_TOKENS + 1)][1:]
-    said, passes = (
-        [],
-        PASSES
-        if sum(clip.seconds for dataset in datasets for clip in dataset.clips) < SHORT
-        else 1,
-    )
+    seconds = sum(clip.seconds for dataset in datasets for clip in dataset.clips)
+    said, passes = [], PASSES if seconds < SHORT else 1
     for dataset, decode in zip(datasets, decoders):
         decode([dataset.clips[0].audio])
         options = {
             "batch_size": config.evaluation.batch_size,
-            "description": f"{dataset.name}, {name}",
+            "description": f"{dataset.name}, {wanted.name}",
         }
         tries = [transcribe(decode, processor, dataset.clips, **options) for _ in range(passes)]
         said.append(min(tries, key=lambda one: one.seconds))  # all say the same
     peak, weights, parameters, device = peak_rss_bytes(), None, None, "cpu"
     if model is not None:
-        weights, parameters, device = (
-            weights_digest(model, stored),
-            sum(one.numel() for one in model.parameters()),
-            model.device.type,
-        )
-    return Measured(
-        runtime_of(name),
+        weights, device = weights_digest(model, stored), model.device.type
+        parameters = sum(one.numel() for one in model.parameters())
+    return Measurement(
+        wanted.runtime,
         device,
         said,
         load_seconds,
@@ -108,11 +96,11 @@ def measure(
     )
 
 
-def loader(name: str, config: Config) -> Callable:
+def loader(runtime: str, config: Config) -> Callable:
     """A function from a folder to (processor, maker of decoders, PyTorch model or None); what it
     needs is imported already.
     """
-    runtime, threads = runtime_of(name), config.hardware.cpu_threads
+    threads = config.hardware.cpu_threads
     if runtime == "onnxruntime":
         from owl.export.onnx import OnnxWhisper, onnx_decoder
 

@@ -32,15 +32,22 @@ from owl.model.whisper import prompt_tokens
 SETTINGS = ("config.json", "generation_config.json")
 
 
-def export_onnx(model: WhisperForConditionalGeneration, processor, folder: Path) -> list[Path]:
-    """Write graphs, configs and the processor's files into `folder`; `model` stays as it is.
-    Returns the paths of the graphs.
+def export_onnx(
+    model: WhisperForConditionalGeneration, processor, folder: Path, *, int8: bool = False
+) -> list[Path]:
+    """Write graphs, configs and the processor's files into `folder`; `model` stays as it is,
+    `int8` rounds the weights of the graphs. Returns their paths.
     """
     plain = float_copy(model)
     # plain matrix products and a softmax, which every runtime fuses as it likes
     plain.set_attn_implementation("eager")
     write_graphs(plain, folder)
     save_settings(plain, processor, folder, dtype=torch.float32)
+    if int8:
+        # the quantiser takes a second to import, and a fresh process that loads a folder needs none
+        from owl.export.onnx_int8 import quantise_folder
+
+        quantise_folder(folder)
     return sorted(folder.glob("*.onnx*"))
 
 

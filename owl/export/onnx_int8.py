@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from owl.export.onnx import export_onnx
 from owl.export.onnx_graphs import (
     DECODER,
     ENCODER,
@@ -26,11 +25,8 @@ from owl.export.onnx_graphs import (
 )
 
 
-def export_onnx_int8(model, processor, folder: Path) -> list[Path]:
-    """Write `model` as `owl.export.onnx.export_onnx` does, then round the weights of its graphs.
-    Returns the paths of the graphs.
-    """
-    export_onnx(model, processor, folder)
+def quantise_folder(folder: Path) -> None:
+    """Round the weights of the graphs in `folder`, which `owl.export.onnx.export_onnx` wrote."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         for name in (ENCODER, DECODER, WITH_PAST):
             quantise(folder / name, Path(aside) / name)
@@ -39,7 +35,6 @@ def export_onnx_int8(model, processor, folder: Path) -> list[Path]:
         for path in Path(aside).iterdir():
             path.replace(folder / path.name)
     share_weights([folder / DECODER, folder / WITH_PAST], folder / f"{DECODER}_data")
-    return sorted(folder.glob("*.onnx*"))
 
 
 def quantise(source: Path, target: Path) -> None:

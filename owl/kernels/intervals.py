@@ -1,5 +1,5 @@
 """How sure an error rate is: seeded bootstrap intervals of Σ errors / Σ words, alone or as a paired
-difference.
+difference. Characters, or tokens, may stand for words.
 
 Source: percentile bootstrap over clips (Bisani and Ney, ICASSP 2004, who also pair two systems).
 Speakers replace clips where enough are named, because clips of one speaker fail together. What it

@@ -2,25 +2,23 @@
 of a looping decoder.
 
 What it does not do: transcribe, or say how sure a rate is (`owl.kernels.intervals`). Source of the
-rates: jiwer (minimum edit distance, all errors of a data set over all its reference words); of the
-normalisers: Whisper (arXiv 2212.04356, appendix C) as packaged, with its British → American map, by
-whisper-normalizer. Differences from jiwer: with no reference words at all the rate is 1, not the
-number of insertions, when there is any hypothesis word; runs of whitespace count as one space, also
-under "none".
+rates: jiwer (minimum edit distance, all errors of a data set over all its reference words); texts
+are compared as `owl.kernels.texts` makes them. Differences from jiwer: with no reference words at
+all the rate is 1, not the number of insertions, when there is any hypothesis word; runs of
+whitespace count as one space, also under "none".
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 
 import jiwer
 import numpy as np
-from whisper_normalizer.basic import BasicTextNormalizer
-from whisper_normalizer.english import EnglishTextNormalizer
+import regex
 
-NORMALIZERS = ("english", "basic", "none")
+from owl.kernels.texts import UNITS, characters_of, known_unit, normalize
+
 LONGEST_LOOP = 4  # words
 WORD_REPEATS = (
     4  # times a single word follows itself; three in a row is speech ("four four four", "no no no")
@@ -38,54 +36,54 @@ class Score:
     # 1, see `score`
     wer: float
     cer: float  # the same over characters, spaces between words included
-    insertions: int  # hypothesis words that have no reference word
-    deletions: int  # reference words that have no hypothesis word
-    substitutions: int  # reference words that became another word
+    insertions: int  # hypothesis words, or characters, that have no reference word
+    deletions: int  # reference words, or characters, that have no hypothesis word
+    substitutions: int  # reference words, or characters, that became another one
     words: int  # reference words
+    characters: int  # reference characters
 
 
 def score(
-    references: Sequence[str], hypotheses: Sequence[str], normalizer: str = "english"
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    normalizer: str = "english",
+    unit: str = "words",
 ) -> Score:
     """Errors of `hypotheses` against `references`, one pair per clip: total errors over total
-    reference words or characters.
+    reference words or characters; `unit` is what insertions, deletions and substitutions count.
 
     A reference that normalises to nothing beside others that do not: its hypothesis words count as
     insertions. No reference words at all (also: no clips): WER and CER are 0 if the hypotheses are
-    empty too, else 1. ValueError for different lengths or an unknown normaliser.
+    empty too, else 1. ValueError for different lengths, an unknown normaliser or unit.
     """
-    references, hypotheses = _normalized_pairs(references, hypotheses, normalizer)
-    aligned, characters = (
-        jiwer.process_words(references, hypotheses),
-        jiwer.process_characters(references, hypotheses),
-    )
-    words = sum(len(reference) for reference in aligned.references)
-    silent = float(any(hypotheses))
+    pairs = _normalized_pairs(references, hypotheses, normalizer)
+    words, characters = _aligned(*pairs, "words"), _aligned(*pairs, "characters")
+    counts = {
+        "words": sum(len(reference) for reference in words.references),
+        "characters": sum(len(reference) for reference in characters.references),
+    }
+    counted = words if known_unit(unit) == "words" else characters
+    silent = float(any(words.hypotheses))
     return Score(
-        wer=float(aligned.wer) if words else silent,
-        cer=float(characters.cer) if words else silent,
-        insertions=aligned.insertions,
-        deletions=aligned.deletions,
-        substitutions=aligned.substitutions,
-        words=words,
+        wer=float(words.wer) if counts["words"] else silent,
+        cer=float(characters.cer) if counts["words"] else silent,
+        insertions=counted.insertions,
+        deletions=counted.deletions,
+        substitutions=counted.substitutions,
+        **counts,
     )
-
-
-def normalize(texts: Sequence[str], normalizer: str) -> list[str]:
-    """`texts` as they are compared: "english" and "basic" are Whisper's normalisers, "none" only
-    collapses whitespace.
-    """
-    apply = _normalizer(normalizer)
-    return [" ".join(apply(text).split()) for text in texts]
 
 
 def clip_errors(
-    references: Sequence[str], hypotheses: Sequence[str], normalizer: str = "english"
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    normalizer: str = "english",
+    unit: str = "words",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(errors, reference words) of every clip after normalisation: two integer arrays of shape
-    (clips,).
+    """(errors, reference words or characters) of every clip after normalisation: two integer arrays
+    of shape (clips,).
     """
-    aligned = jiwer.process_words(*_normalized_pairs(references, hypotheses, normalizer))
+    aligned = _aligned(*_normalized_pairs(references, hypotheses, normalizer), unit)
     errors = [
         sum(_length(chunk) for chunk in chunks if chunk.type != "equal")
         for chunks in aligned.alignments
@@ -106,7 +104,8 @@ def is_repetitive(text: str) -> bool:
     lowered = text.lower()
     if GLUED_LOOP.search(lowered):
         return True
-    tokens = [re.sub(r"^\W+|\W+$", "", token) or token for token in lowered.split()]
+    # to `re`, vowel signs of Hindi and the like would be no word characters
+    tokens = [regex.sub(r"^\W+|\W+$", "", token) or token for token in lowered.split()]
     return any(
         _loops(tokens, length, WORD_REPEATS if length == 1 else PHRASE_REPEATS)
         for length in range(1, LONGEST_LOOP + 1)
@@ -114,33 +113,33 @@ def is_repetitive(text: str) -> bool:
 
 
 def worst(
-    references: Sequence[str], hypotheses: Sequence[str], normalizer: str = "english", k: int = 5
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    normalizer: str = "english",
+    k: int = 5,
+    unit: str = "words",
 ) -> list[dict]:
     """At most `k` clips, those with the most errors (ties: the higher error rate, then the earlier
     clip); never one without.
 
-    Each is {"index", "reference", "hypothesis" (raw texts), "errors", "words", "alignment"}; the
-    alignment lists (op, reference word, hypothesis word) over the normalised words, op in equal,
-    substitute, insert, delete, the missing word of the last two "".
+    Each is {"index", "reference", "hypothesis" (raw texts), "errors", "words" or "characters"
+    (of the reference), "alignment"}; the alignment lists (op, reference word, hypothesis word) over
+    the normalised words or characters, op in equal, substitute, insert, delete, the missing one of
+    the last two "".
     """
-    errors, words = clip_errors(references, hypotheses, normalizer)
-    ranked = sorted(np.flatnonzero(errors).tolist(), key=lambda i: (-errors[i], words[i], i))[
+    errors, counts = clip_errors(references, hypotheses, normalizer, unit)
+    ranked = sorted(np.flatnonzero(errors).tolist(), key=lambda i: (-errors[i], counts[i], i))[
         : max(k, 0)
     ]
-    chosen_references, chosen_hypotheses = (
-        [references[i] for i in ranked],
-        [hypotheses[i] for i in ranked],
-    )
-    aligned = jiwer.process_words(
-        *_normalized_pairs(chosen_references, chosen_hypotheses, normalizer)
-    )
+    chosen = [references[i] for i in ranked], [hypotheses[i] for i in ranked]
+    aligned = _aligned(*_normalized_pairs(*chosen, normalizer), unit)
     return [
         {
             "index": index,
             "reference": references[index],
             "hypothesis": hypotheses[index],
             "errors": int(errors[index]),
-            "words": int(words[index]),
+            unit: int(counts[index]),
             "alignment": [
                 step for chunk in chunks for step in _steps(chunk, reference, hypothesis)
             ],
@@ -152,7 +151,7 @@ def worst(
 
 
 def alignment_html(rows: Sequence[dict]) -> str:
-    """The rows of `worst` as HTML: reference word over hypothesis word, wrapping with the page;
+    """The rows of `worst` as HTML: reference over hypothesis, wrapping with the page;
     every text is escaped.
 
     Each row is a <div class="align">; word pairs that differ carry the class sub, ins or del
@@ -170,13 +169,13 @@ def _normalized_pairs(
     return normalize(references, normalizer), normalize(hypotheses, normalizer)
 
 
-@cache
-def _normalizer(name: str) -> Callable[[str], str]:
-    if name not in NORMALIZERS:
-        raise ValueError(f"unknown normalizer {name!r}: choose one of {', '.join(NORMALIZERS)}")
-    return {"english": EnglishTextNormalizer, "basic": BasicTextNormalizer, "none": lambda: str}[
-        name
-    ]()
+def _aligned(
+    references: list[str], hypotheses: list[str], unit: str
+) -> jiwer.WordOutput | jiwer.CharacterOutput:
+    """jiwer's alignment of normalised texts, word by word or character by character."""
+    if known_unit(unit) == "words":
+        return jiwer.process_words(references, hypotheses)
+    return jiwer.process_characters(characters_of(references), characters_of(hypotheses))
 
 
 def _loops(tokens: list[str], length: int, repeats: int) -> bool:
@@ -216,7 +215,8 @@ _CLASSES = {
 
 
 def _row_html(row: dict) -> str:
-    title = f"clip {row['index']} · errors {row['errors']} · reference words {row['words']}"
+    size = next(f"{unit} {row[unit]}" for unit in UNITS if unit in row)
+    title = f"clip {row['index']} · errors {row['errors']} · reference {size}"
     pairs = [f'<span style="{_PAIR}"><small>REF<br>HYP</small></span>']
     for op, left, right in row["alignment"]:
         pairs.append(

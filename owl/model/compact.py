@@ -7,12 +7,11 @@ tensor is stored how) and a SHA-256 over layout and data. A tied tensor is store
 holds one tensor beside the model's own, reading maps the file into memory.
 
 Nothing here knows Whisper: tensors by name in, tensors by name out. Folders are in
-`owl.export.compact`.
+`owl.export.huggingface`.
 """
 
 import hashlib
 import json
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -35,18 +34,6 @@ PARTS = {
 }
 PIECE = 1 << 22  # bytes hashed at once
 UNKNOWN = "0" * 64  # as long as a digest
-
-
-def bound_bytes(
-    kept: Mapping[str, int], counts: Mapping[str, int], prunable: Collection[str]
-) -> int:
-    """What masks and float16 values must take: a bit and 2 bytes a kept value for `prunable`
-    tensors, 2 bytes a weight for the rest.
-    """
-    return sum(
-        math.ceil(count / 8) + 2 * kept[name] if name in prunable else 2 * count
-        for name, count in counts.items()
-    )
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], *, int8: Collection[str] = ()) -> int:

@@ -58,8 +58,14 @@ def wer_comparison(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.grid(False, axis="y")
     ax.grid(True, axis="x")
     ax.xaxis.set_major_formatter(percent())
-    ax.set_xlabel("word error rate, with 95 % interval")
+    ax.set_xlabel(f"{rate_name(table)}, with 95 % interval")
     return ax
+
+
+def rate_name(table: pd.DataFrame) -> str:
+    """What column `wer` of a table holds, by its column `unit` ("words" | "characters"), if any."""
+    units = set(table.unit) if "unit" in table else {"words"}
+    return " or ".join(f"{unit.removesuffix('s')}" for unit in sorted(units)) + " error rate"
 
 
 def clip_scatter(table: pd.DataFrame, ax: Axes) -> Axes:
@@ -131,12 +137,11 @@ def recovery_curve(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def size_bars(table: pd.DataFrame, ax: Axes) -> Axes:
-    """table: format, bytes; a format that starts with "dense" is the reference, grey: labels say
-    the others as a share of it.
+    """table: format, dense, bytes; the dense model is grey: labels say the others as a share of its
+    first row.
     """
-    reference = table.bytes[table.format.str.startswith("dense")]
-    for y, (name, size) in enumerate(zip(table.format, table.bytes)):
-        dense = name.startswith("dense")
+    reference = table.bytes[table.dense]
+    for y, (size, dense) in enumerate(zip(table.bytes, table.dense)):
         ax.barh(y, size / 1e6, height=0.3 if dense else 0.6, color=REFERENCE if dense else PRUNED)
         share = (
             f" ({100 * size / reference.iloc[0]:.0f} % of dense)"
@@ -161,8 +166,8 @@ def size_bars(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def size_against_wer(table: pd.DataFrame, ax: Axes) -> Axes:
-    """table: format, bytes, wer, low, high (fractions): a labelled point with its interval per
-    format; "dense…" is grey.
+    """table: format, dense, bytes, wer, low, high (fractions): a labelled point with its interval
+    per format; the dense model is grey.
     """
     return _against_wer(
         table, table.bytes / 1e6, ax, "size on disk (MB, 10⁶ bytes): left is smaller"
@@ -170,20 +175,20 @@ def size_against_wer(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def speed_against_wer(table: pd.DataFrame, ax: Axes) -> Axes:
-    """table: format, rtfx (None: not timed, not drawn), wer, low, high (fractions): a labelled
-    point with its interval; "dense…" is grey.
+    """table: format, dense, rtfx (None: not timed, not drawn), wer, low, high (fractions): a
+    labelled point with its interval; the dense model is grey.
     """
     timed = table[table.rtfx.notna()].astype({"rtfx": float})
     return _against_wer(timed, timed.rtfx, ax, "seconds of audio per second: right is faster")
 
 
 def _against_wer(table: pd.DataFrame, x: pd.Series, ax: Axes, label: str) -> Axes:
-    colors = [REFERENCE if name.startswith("dense") else PRUNED for name in table.format]
+    colors = [REFERENCE if dense else PRUNED for dense in table.dense]
     ax.vlines(x, table.low, table.high, colors=colors, linewidth=0.8, alpha=0.6)
     ax.scatter(x, table.wer, c=colors, s=36, zorder=3)
     ax.set_xlim(0, 1.15 * x.max())
     ax.set_ylim(0, max(1.1 * table.high.max(), 0.01))
     ax.yaxis.set_major_formatter(percent())
-    ax.set(xlabel=label, ylabel="word error rate")
+    ax.set(xlabel=label, ylabel=rate_name(table))
     label_points(ax, list(zip(x, table.wer)), [literal(name) for name in table.format], colors)
     return ax

@@ -15,7 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from owl import ROOT, setup
-from owl.export.advice import table
+from owl.export.advice import Row, table
 from owl.run import provenance
 from owl.run.files import whole_file
 
@@ -138,7 +138,11 @@ def deployment_table(summary: dict) -> str:
     """
     if not summary["exports"] and not summary["not_exported"]:
         return ""
-    return table([*summary["dense_exports"], *summary["exports"]]).to_html()
+    dense, exported = (
+        [Row.read(row, dense=dense) for row in summary[key]]
+        for key, dense in (("dense_exports", True), ("exports", False))
+    )
+    return table([*dense, *exported]).to_html()
 
 
 def navigation(pages: list[dict], here: str) -> str:

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 from owl import ROOT, setup
 from owl.run.resolve import CLAIMS
@@ -47,20 +48,11 @@ def attempt(
     what to do where memory or time ran out.
     """
     setup(models=False)  # before these imports
-    import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(output),
-            dict(parameters),
-            cwd=str(notebook.parent),
-            progress_bar=False,
-            stderr_file=sys.stderr,
-            kernel_name="python3",
-        )
+        execute(notebook, output, parameters, stderr=sys.stderr)
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     except DeadKernelError:
@@ -68,6 +60,27 @@ def attempt(
     except CellTimeoutError:
         return f"a cell ran into its time limit; {smaller}"
     return None
+
+
+def execute(
+    notebook: Path, output: Path, parameters: Mapping[str, object], stderr: TextIO | None = None
+) -> None:
+    """Run a notebook into `output` in this interpreter (`owl.run.kernel`), from its own folder;
+    papermill's and nbclient's errors.
+    """
+    setup(models=False)  # before this import
+    import papermill
+
+    papermill.execute_notebook(
+        str(notebook),
+        str(output),
+        dict(parameters),
+        cwd=str(notebook.parent),
+        progress_bar=False,
+        stderr_file=stderr,
+        kernel_name="python3",
+        kernel_manager_class="owl.run.kernel.Kernel",
+    )
 
 
 if __name__ == "__main__":

@@ -175,31 +175,15 @@ def write(table: pd.DataFrame, folder: Path) -> list[Path]:
 
 def latex(grid: pd.DataFrame, digits: int) -> str:
     """A booktabs table, the lowest value of every column in bold."""
-    cells = grid.map(lambda value: "" if np.isnan(value) else f"{value:.{digits}f}")
-    for column in grid.columns:
-        cells[column] = [
-            rf"\textbf{{{text}}}" if value == grid[column].min() else text
-            for text, value in zip(cells[column], grid[column])
-        ]
-    sparsities = " & ".join(f"{column[-1]:g}" for column in grid.columns)
-    heads = [" ".join(column[:-1]) for column in grid.columns]
-    groups = " & ".join(
-        rf"\multicolumn{{{heads.count(head)}}}{{c}}{{{_escape(head)}}}"
-        for head in dict.fromkeys(heads)
+    heads = [(" ".join(column[:-1]), f"{column[-1]:g}") for column in grid.columns]
+    shown = grid.set_axis(pd.MultiIndex.from_tuples(heads), axis=1)
+    styled = shown.style.format(f"{{:.{digits}f}}", na_rep="")
+    styled.highlight_min(props="textbf:--rwrap;")
+    for axis in (0, 1):
+        styled.format_index(escape="latex", axis=axis)
+    return styled.to_latex(
+        hrules=True, sparse_index=False, multicol_align="c", column_format="ll" + "r" * len(heads)
     )
-    names = [[_escape(part) for part in pair] for pair in cells.index]
-    body = "\n".join(
-        " & ".join([*pair, *row]) + r" \\" for pair, row in zip(names, cells.to_numpy())
-    )
-    columns = "ll" + "r" * len(grid.columns)
-    lines = [
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        rf" & & {groups} \\",
-        rf"method & allocation & {sparsities} \\",
-        r"\midrule",
-    ]
-    return "\n".join([*lines, body, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def _paired(one: dict, other: dict) -> dict:
@@ -212,7 +196,3 @@ def _paired(one: dict, other: dict) -> dict:
         *(np.array([row["kl"] for row in side["kl_clips"]]) for side in (other, one)), tokens
     )
     return dict(zip(("wer", "wer_low", "wer_high", "kl", "kl_low", "kl_high"), (*wer, *kl)))
-
-
-def _escape(text: str) -> str:
-    return text.replace("_", r"\_").replace("&", r"\&").replace("%", r"\%")

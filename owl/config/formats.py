@@ -1,0 +1,57 @@
+"""The formats of an export, one record each: what a config may name, and what writing, measuring
+and the deployment table need to know. The code of a format is in `owl.export`; it is named here and
+imported when it is used: runtimes take seconds to import, and a config needs none of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format; a function is named as "module:function".
+
+    `save`: (model, processor, folder, **options) writes the folder, UnsupportedFormat where it
+    cannot hold the model. `loads_in`: what loads the folder, in words, or the function of the model
+    that says it.
+    """
+
+    name: str
+    runtime: str  # "pytorch", "onnxruntime" or "ctranslate2"
+    save: str
+    loads_in: str
+    # the float format that this one rounds; `save` is given int8=True
+    int8_of: str | None = None
+    # as models are published: in the precision of what was pruned, with card, metadata and metrics;
+    # `save` is given dtype and these
+    published: bool = False
+    # formats in which the dense model is measured beside it: its own, the float form of a runtime
+    # that is not PyTorch's, and for compact the one that is smaller without zeros
+    dense: tuple[str, ...] = ()
+
+
+_HF, _ONNX, _CT2 = "owl.export.huggingface", "owl.export.onnx", "owl.export.ct2"
+_COMPACT = "pytorch", f"{_HF}:export_compact", "owl.load"
+_IN_ONNX = "onnxruntime", f"{_ONNX}:export_onnx", "onnxruntime"
+_IN_CT2 = "ctranslate2", f"{_CT2}:export_ct2", f"{_CT2}:loads_in"
+
+FORMATS = {
+    one.name: one
+    for one in (
+        Format("hf", "pytorch", f"{_HF}:save_hf", f"{_HF}:loads_in", published=True),
+        Format("compact", *_COMPACT, dense=("compact-int8",)),
+        Format("compact-int8", *_COMPACT, int8_of="compact", dense=("compact-int8",)),
+        Format("onnx", *_IN_ONNX, dense=("onnx",)),
+        Format("onnx-int8", *_IN_ONNX, int8_of="onnx", dense=("onnx", "onnx-int8")),
+        Format("ct2", *_IN_CT2, dense=("ct2",)),
+        Format("ct2-int8", *_IN_CT2, int8_of="ct2", dense=("ct2", "ct2-int8")),
+    )
+}
+
+
+def with_int8(names: Sequence[str]) -> list[str]:
+    """`names`, each followed by its int8 form; ONNX's is added where none of them has one."""
+    forms = {one.int8_of: one.name for one in FORMATS.values() if one.int8_of}
+    both = [form for name in names for form in (name, forms.get(name)) if form]
+    rounded = any(FORMATS[name].int8_of for name in both)
+    return list(dict.fromkeys(both if rounded else [*both, "onnx-int8"]))
