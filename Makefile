@@ -17,7 +17,8 @@ ignored = echo "note: $(name) from the environment is not used; write make repor
 OVERRIDES := SPARSITY METHOD ALLOCATION PATTERN MODEL SAMPLES DEVICE FORMATS RECOVERY MINUTES
 SPOKEN := $(if $(shell command -v espeak-ng),$(if $(shell command -v flite),00_demo_model))
 NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb))))
-SWEPT := sweep_job 05_comparison
+SWEPT := owl/sweep/job.ipynb notebooks/05_comparison.ipynb
+EXECUTED = $(patsubst %,notebooks/%.ipynb,$(SPOKEN) $(NOTEBOOKS)) $(SWEPT)
 QUICK := configs/sweeps/quick.json
 TEMPLATES := $(shell find owl/report/templates -type f)
 
@@ -48,16 +49,16 @@ report: setup ## Analyse, prune, evaluate, export: writes reports/<run>/index.ht
 test: setup ## Unit tests, then the notebooks under nbval
 	$(PY) -m pytest tests
 	$(PY) -m owl.sweep.jobs $(QUICK) --jobs 2
-	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --override-ini addopts= -q $(patsubst %,notebooks/%.ipynb,$(SPOKEN) $(NOTEBOOKS) $(SWEPT))
+	$(PY) -m pytest --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg --override-ini addopts= -q $(EXECUTED)
 
 lab: setup ## Open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks
 
-golden: setup ## Re-run the notebooks in place and keep the outputs of their checked cells
+golden: setup ## Re-run the notebooks in place and keep their figures and checked outputs
 	@$(PY) -m owl.sweep.jobs $(QUICK) --jobs 2
-	@for name in $(SPOKEN) $(NOTEBOOKS) $(SWEPT); do \
-	  $(PY) -m jupyter nbconvert --to notebook --execute --inplace notebooks/$$name.ipynb && \
-	  $(PY) -m nbstripout --keep-count --extra-keys "metadata.papermill cell.metadata.execution" notebooks/$$name.ipynb || exit 1; \
+	@for notebook in $(EXECUTED); do \
+	  $(PY) -m jupyter nbconvert --to notebook --execute --inplace $$notebook && \
+	  $(PY) -m nbstripout --keep-count --extra-keys "metadata.papermill cell.metadata.execution" $$notebook || exit 1; \
 	done
 
 demo-model: setup ## Re-create models/demo and data/demo from scratch: hours on two cores, resumable

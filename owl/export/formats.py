@@ -44,23 +44,38 @@ def write_all(
     """({format: its folder}, [{"format", "reason"} that cannot represent this model]); each folder
     is written whole or not at all.
     """
-    written, refused, papers = (
-        {},
-        [],
-        _papers(run, pruning, measured, stock=not hasattr(pruned.config, "owl_shapes")),
-    )
-    for name in set(FORMATS) - set(wanted):
-        # an earlier model's folder is not this one's
-        shutil.rmtree(export_folder(run, name), ignore_errors=True)
+    written, refused = {}, []
+    remove_others(wanted, run)
     for name in wanted:
-        try:
-            with whole_folder(export_folder(run, name)) as folder:
-                save(name, pruned, processor, folder, dtype=stored_dtype(run), papers=papers)
-            written[name] = export_folder(run, name)
-        except UnsupportedFormat as error:
-            refused.append({"format": name, "reason": str(error)})
-            shutil.rmtree(export_folder(run, name), ignore_errors=True)
+        folder, reason = write(name, run, pruned, processor, pruning, measured)
+        if reason is None:
+            written[name] = folder
+        else:
+            refused.append({"format": name, "reason": reason})
     return written, refused
+
+
+def remove_others(wanted: Sequence[str], run: Run) -> None:
+    """Remove the folders of formats that are not wanted: an earlier model's is not this one's."""
+    for name in set(FORMATS) - set(wanted):
+        shutil.rmtree(export_folder(run, name), ignore_errors=True)
+
+
+def write(
+    name: str, run: Run, pruned, processor, pruning: dict, measured: dict
+) -> tuple[Path, str | None]:
+    """(the folder of one format, written whole; None, or the reason why it cannot represent this
+    model: then nothing is there).
+    """
+    target = export_folder(run, name)
+    papers = _papers(run, pruning, measured, stock=not hasattr(pruned.config, "owl_shapes"))
+    try:
+        with whole_folder(target) as folder:
+            save(name, pruned, processor, folder, dtype=stored_dtype(run), papers=papers)
+    except UnsupportedFormat as error:
+        shutil.rmtree(target, ignore_errors=True)
+        return target, str(error)
+    return target, None
 
 
 def save(name: str, model, processor, folder: Path, *, dtype: torch.dtype, papers: dict) -> None:
