@@ -11,7 +11,6 @@ from collections import Counter
 
 import nbformat
 import pytest
-import soundfile
 
 from owl.config.load import OVERRIDES, load
 from owl.report import pages
@@ -239,20 +238,8 @@ def test_notebooks_are_valid_json_with_ids(notebook):
 
 @pytest.fixture
 def tiny_config(tmp_path):
-    """A tiny model and eight noise clips: the path of a config whose name is its own."""
-    size = len(tiny.make_processor().tokenizer)
-    # one second: what a saved extractor says of its window survives loading
-    model = tiny.make_model(vocab_size=size, max_source_positions=50)
-    model.generation_config.no_timestamps_token_id = size - 1
-    model.save_pretrained(tmp_path / "model")
-    tiny.make_processor(50).save_pretrained(tmp_path / "model")
-    for split in ("calibration", "evaluation"):
-        lines = ["file_name,text"]
-        (tmp_path / split).mkdir()
-        for index, clip in enumerate(tiny.make_clips(4, seed=len(split))):
-            soundfile.write(tmp_path / split / f"{index}.wav", clip.audio, 16_000)
-            lines.append(f"{index}.wav,text {index}")
-        (tmp_path / split / "metadata.csv").write_text("\n".join(lines) + "\n")
+    """A tiny model and four noise clips each way: the path of a config whose name is its own."""
+    tiny.save(tmp_path, 4)
     calibration = {"dataset": {"name": "c", "path": "calibration"}, "samples": 4}
     path = tmp_path / f"test-{uuid.uuid4().hex}.json"
     path.write_text(

@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 
 from owl import ROOT
 from owl.errors import ConfigError
@@ -32,19 +31,7 @@ def sweep_file(tmp_path, monkeypatch):
     """Two solvers and two allocations on a tiny model with eight noise clips; results below
     `tmp_path`.
     """
-    # one second: what a saved extractor says of its window survives loading
-    processor = tiny.make_processor(50)
-    model = tiny.make_model(vocab_size=processor_size(), max_source_positions=50)
-    model.generation_config.no_timestamps_token_id = processor_size() - 1
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    for split in ("calibration", "evaluation"):
-        (tmp_path / split).mkdir()
-        lines = ["file_name,text"]
-        for index, clip in enumerate(tiny.make_clips(8, seed=len(split))):
-            soundfile.write(tmp_path / split / f"{index}.wav", clip.audio, 16000)
-            lines.append(f"{index}.wav,text {index}")
-        (tmp_path / split / "metadata.csv").write_text("\n".join(lines) + "\n")
+    tiny.save(tmp_path)
     config = {
         "model": {"name": str(tmp_path / "model")},
         "pruning": {
@@ -70,10 +57,6 @@ def sweep_file(tmp_path, monkeypatch):
     path.write_text(json.dumps(wanted))
     monkeypatch.setattr(grid, "ROOT", tmp_path)
     return path
-
-
-def processor_size():
-    return len(tiny.make_processor().tokenizer)
 
 
 def jobs_of(path):
@@ -308,20 +291,22 @@ def test_a_killed_worker_loses_nothing_and_leaves_nothing_running(sweep_file, mo
     path = sweep_file.rename(sweep_file.with_name(f"test-{uuid.uuid4().hex}.json"))
     kept, killed = jobs = jobs_of(path)[:2]
     try:
-        with distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as cluster:
-            with ThreadPoolExecutor(1) as pool:
-                run = pool.submit(
-                    lambda: list(jobs.on_cluster(str(path), jobs, cluster.scheduler_address))
-                )
-                first, *kernel = wait_for(lambda: len(found := processes_of(killed)) > 1 and found)
-                os.kill(first.ppid(), signal.SIGKILL)
-                wait_for(lambda: not any(one.is_running() for one in (first, *kernel)))
-                # it was ended: run to its end it would have left its points, and the next try is
-                # not that far
-                assert killed.missing()
-                outcomes = run.result()
+        with (
+            distributed.LocalCluster(
+                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            ) as cluster,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            run = pool.submit(
+                lambda: list(jobs.on_cluster(str(path), jobs, cluster.scheduler_address))
+            )
+            first, *kernel = wait_for(lambda: len(found := processes_of(killed)) > 1 and found)
+            os.kill(first.ppid(), signal.SIGKILL)
+            wait_for(lambda: not any(one.is_running() for one in (first, *kernel)))
+            # it was ended: run to its end it would have left its points, and the next try is
+            # not that far
+            assert killed.missing()
+            outcomes = run.result()
         assert sorted(one.job for one in outcomes) == sorted([kept.name, killed.name]) and not any(
             one.problem for one in outcomes
         )
