@@ -242,6 +242,7 @@ def test_the_kv_cache_gives_the_tokens_of_a_full_forward():
     assert said.tokens == tokens[2:] and len(set(said.tokens)) > 1
 
 
+@pytest.mark.slow
 def test_onnx_keeps_the_smaller_shapes_and_says_the_same(tmp_path):
     model = make_model()
     dense = encoder_weights(model, tmp_path / "dense")

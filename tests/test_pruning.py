@@ -60,6 +60,7 @@ def test_sparsity_zero_changes_no_bit():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_second_run_gives_the_same_bits(method):
     first, second = tiny.make_model(), tiny.make_model()

@@ -94,6 +94,7 @@ def zeros(every):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recover", [train, block_by_block])
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 def test_zeros_stay_exactly_zero_and_kept_weights_move(recover, pattern):
@@ -109,6 +110,7 @@ def test_zeros_stay_exactly_zero_and_kept_weights_move(recover, pattern):
     assert all(".layers." in name for name in moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recover", [train, block_by_block])
 def test_the_teacher_is_left_alone(recover):
     model, dense, every = pruned_model()
@@ -117,6 +119,7 @@ def test_the_teacher_is_left_alone(recover):
     assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recover", [train, block_by_block])
 def test_the_same_seed_gives_the_same_bits(recover):
     states = []
@@ -178,6 +181,7 @@ def test_a_block_that_nothing_changed_is_not_trained():
 # --- distillation
 
 
+@pytest.mark.slow
 def test_distillation_repairs_planted_damage():
     dense = make_model()
     model = copy.deepcopy(dense)
@@ -240,6 +244,7 @@ def test_models_of_different_depth_share_the_two_outputs():
     assert all(torch.isfinite(loss) and loss > 0 for loss in distill.losses(shallow, wanted))
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_and_gives_the_same_bits(tmp_path, monkeypatch):
     reference, dense, every = pruned_model()
     whole = train(reference, dense, every)

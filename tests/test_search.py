@@ -62,7 +62,7 @@ def test_a_probe_of_the_dense_weights_is_zero_and_of_others_is_the_whole_models_
     linear = whisper.blocks(model)[1].linears[0]
     changed = linear.module.weight.data * 0.5
     found, total, count = probe.divergence({linear.name: changed}), 0.0, 0
-    for batch, index in zip(batches(model), (0, 2)):
+    for index in (0, 2):
         part = tiny.make_clips(4)[index : index + 2]
         features = (
             tiny.make_processor()
@@ -87,6 +87,7 @@ def test_a_probe_of_the_dense_weights_is_zero_and_of_others_is_the_whole_models_
     assert found > 1e-6 and found == pytest.approx(total / count, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_database_leaves_the_model_and_measures_what_a_whole_probe_measures(
     model, probe, database
 ):
@@ -127,6 +128,7 @@ def test_a_budget_beyond_the_last_level_is_spread_and_zero_prunes_nothing():
     assert search.solve_budget(divergence, [1, 3], 0.0) == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_assembled_weights_have_the_sparsity_asked_for(database):
     for sparsity in (0.0, 0.15, 0.5, 0.65, 0.95):
         weights = search.assemble(database, [sparsity] * len(database.units))
@@ -137,6 +139,7 @@ def test_assembled_weights_have_the_sparsity_asked_for(database):
         )
 
 
+@pytest.mark.slow
 def test_the_search_keeps_the_budget_and_never_ends_above_its_starts(database, probe):
     sizes = np.array([unit.weights for unit in database.units])
     starts = {
@@ -152,6 +155,7 @@ def test_the_search_keeps_the_budget_and_never_ends_above_its_starts(database, p
         assert np.dot(one["sparsities"], sizes) / sizes.sum() == pytest.approx(0.7, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_driver_keeps_its_database_and_its_winner_is_the_best_on_held_out_clips(
     model, tmp_path, monkeypatch
 ):
