@@ -260,6 +260,7 @@ def tiny_config(tmp_path):
         shutil.rmtree(left)
 
 
+@pytest.mark.slow
 def test_the_reports_notebooks_run_twice_in_one_kernel_and_say_the_same(tiny_config):
     from nbclient import NotebookClient
 
