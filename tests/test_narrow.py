@@ -73,10 +73,10 @@ def silence_half(model):
     """Two of four heads of every attention, and half of the neurons, put out exactly zero."""
     with torch.no_grad():
         for block in whisper.blocks(model):
-            for unit in shapes.units(block.module):
-                dead = torch.arange(0, unit.width, 2)
-                source = block.module.fc1 if unit.name == "ffn" else unit.owner.v_proj
-                rows = shapes.columns_of(dead, unit.size)
+            for part in shapes.parts(block.module):
+                dead = torch.arange(0, part.width, 2)
+                source = block.module.fc1 if part.name == "ffn" else part.owner.v_proj
+                rows = shapes.columns_of(dead, part.size)
                 source.weight[rows], source.bias[rows] = 0, 0
 
 
