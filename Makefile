@@ -18,8 +18,9 @@ ignored = echo "note: $(name) from the environment is not used;" \
 OVERRIDES := SPARSITY METHOD ALLOCATION PATTERN MODEL SAMPLES DEVICE FORMATS RECOVERY MINUTES
 SPOKEN := $(if $(shell command -v espeak-ng),$(if $(shell command -v flite),00_demo_model))
 NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb))))
-SWEPT := sweep_job 05_comparison
 KERNEL := --ExecutePreprocessor.kernel_manager_class=owl.run.kernel.Kernel
+SWEPT := owl/sweep/job.ipynb notebooks/05_comparison.ipynb
+EXECUTED = $(patsubst %,notebooks/%.ipynb,$(SPOKEN) $(NOTEBOOKS)) $(SWEPT)
 QUICK := configs/sweeps/quick.json
 SWEEP_FILE = $(or $(call said,SWEEP),configs/sweeps/default.json)
 BENCHED = $(or $(call said,BENCH_CONFIG),$(call said,CONFIG),$(DEMO))
@@ -69,18 +70,17 @@ style: setup
 test: style ## Style, all unit tests, a quick sweep, then the notebooks under nbval
 	$(PY) -m pytest tests
 	$(PY) -m owl.sweep.jobs $(QUICK) --jobs 2
-	$(PY) -m pytest $(NBVAL) $(patsubst %,notebooks/%.ipynb,$(SPOKEN) $(NOTEBOOKS) $(SWEPT))
+	$(PY) -m pytest $(NBVAL) $(EXECUTED)
 
 lab: setup ## Open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks
 
-golden: setup ## Re-run the notebooks in place and keep the outputs of their checked cells
+golden: setup ## Re-run the notebooks in place and keep their figures and checked outputs
 	@$(PY) -m owl.sweep.jobs $(QUICK) --jobs 2
-	@for name in $(SPOKEN) $(NOTEBOOKS) $(SWEPT); do \
-	  $(PY) -m jupyter nbconvert --to notebook --execute --inplace $(KERNEL) \
-	    notebooks/$$name.ipynb && \
+	@for notebook in $(EXECUTED); do \
+	  $(PY) -m jupyter nbconvert --to notebook --execute --inplace $(KERNEL) $$notebook && \
 	  $(PY) -m nbstripout --keep-count --extra-keys "metadata.papermill cell.metadata.execution" \
-	    notebooks/$$name.ipynb || exit 1; \
+	    $$notebook || exit 1; \
 	done
 
 demo-model: setup ## Re-create models/demo and data/demo from scratch: hours on two cores, resumable

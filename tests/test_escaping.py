@@ -35,9 +35,10 @@ def hostile(tmp_path):
         update={"datasets": [config.evaluation.datasets[0].model_copy(update={"name": HOSTILE})]}
     )
     return {
-        "run": SimpleNamespace(config=config.model_copy(update={"evaluation": name})),
+        "this_run": SimpleNamespace(config=config.model_copy(update={"evaluation": name})),
         "settings": config.evaluation,
         "dataset": dataset,
+        "models": {"dense": None, "pruned": None},
         "datasets": [dataset],
         "said": {(HOSTILE, "dense"): one, (HOSTILE, "pruned"): one},
         "results": results,
@@ -79,7 +80,7 @@ def shown(notebook: str, marker: str, names: dict) -> str:
     "notebook, marker",
     [
         ("01_outlier_analysis.ipynb", "unreadable ="),
-        ("03_evaluation.ipynb", "left_out ="),
+        ("03_evaluation.ipynb", "reasons ="),
         ("03_evaluation.ipynb", "comparison_table"),
         ("03_evaluation.ipynb", "scoring.worst"),
         ("03_evaluation.ipynb", "measured ="),

@@ -98,6 +98,25 @@ def test_a_page_hides_by_tag_and_leaves_out_progress_bars(page):
     assert "<title>What now?</title>" in page and "<b>links</b>" in page
 
 
+def test_a_page_leaves_out_a_section_whose_hidden_code_showed_nothing():
+    notebook = nbformat.v4.new_notebook()
+    said = nbformat.v4.new_output("stream", name="stdout", text="a table")
+    progress = nbformat.v4.new_output("stream", name="stderr", text="50%")
+    for name, tags, outputs in (
+        ("silent", ["hide-input"], [progress]),
+        ("showing", ["hide-input"], [said]),
+        ("listed", [], [progress]),
+    ):
+        cell = nbformat.v4.new_code_cell("x", metadata={"tags": tags}, outputs=outputs)
+        notebook.cells += [nbformat.v4.new_markdown_cell(f"## About {name}"), cell]
+        notebook.cells.append(nbformat.v4.new_markdown_cell(f"after {name}"))
+    notebook.cells.append(nbformat.v4.new_markdown_cell("## About prose"))
+    text = pages.render_notebook(notebook, "title", "")
+    assert "About silent" not in text and "after silent" not in text
+    assert all(f"About {name}" in text for name in ("showing", "listed", "prose"))
+    assert len(notebook.cells) == 10  # the notebook itself is as it was
+
+
 def test_a_page_escapes_text_and_fetches_nothing(page):
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page
     assert (

@@ -17,7 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
 
 from owl import ROOT
 from owl.errors import ConfigError
@@ -32,19 +31,7 @@ def sweep_file(tmp_path, monkeypatch):
     """Two solvers and two allocations on a tiny model with eight noise clips; results below
     `tmp_path`.
     """
-    # one second: what a saved extractor says of its window survives loading
-    processor = tiny.make_processor(50)
-    model = tiny.make_model(vocab_size=processor_size(), max_source_positions=50)
-    model.generation_config.no_timestamps_token_id = processor_size() - 1
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
-    for split in ("calibration", "evaluation"):
-        (tmp_path / split).mkdir()
-        lines = ["file_name,text"]
-        for index, clip in enumerate(tiny.make_clips(8, seed=len(split))):
-            soundfile.write(tmp_path / split / f"{index}.wav", clip.audio, 16000)
-            lines.append(f"{index}.wav,text {index}")
-        (tmp_path / split / "metadata.csv").write_text("\n".join(lines) + "\n")
+    tiny.save(tmp_path)
     config = {
         "model": {"name": str(tmp_path / "model")},
         "pruning": {
@@ -70,10 +57,6 @@ def sweep_file(tmp_path, monkeypatch):
     path.write_text(json.dumps(wanted))
     monkeypatch.setattr(grid, "ROOT", tmp_path)
     return path
-
-
-def processor_size():
-    return len(tiny.make_processor().tokenizer)
 
 
 def jobs_of(path):

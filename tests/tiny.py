@@ -3,8 +3,10 @@ milliseconds, nothing downloaded.
 """
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from transformers import (
     GenerationConfig,
@@ -79,3 +81,23 @@ def make_processor(window_frames: int = 20, mel_bins: int = 8) -> WhisperProcess
     extractor = WhisperFeatureExtractor(feature_size=mel_bins, chunk_length=1)
     extractor.n_samples, extractor.nb_max_frames = samples, 2 * window_frames
     return WhisperProcessor(extractor, learn_tokenizer(["text"]).tokenizer)
+
+
+def save(folder: Path, count: int = 8) -> None:
+    """A model for `make_processor`'s tokenizer in `folder`/model, and `count` noise clips with text
+    in each of `folder`/calibration and `folder`/evaluation.
+    """
+    # one second: what a saved extractor says of its window survives loading
+    processor = make_processor(50)
+    size = len(processor.tokenizer)
+    model = make_model(vocab_size=size, max_source_positions=50)
+    model.generation_config.no_timestamps_token_id = size - 1
+    model.save_pretrained(folder / "model")
+    processor.save_pretrained(folder / "model")
+    for split in ("calibration", "evaluation"):
+        (folder / split).mkdir()
+        lines = ["file_name,text"]
+        for index, clip in enumerate(make_clips(count, seed=len(split))):
+            soundfile.write(folder / split / f"{index}.wav", clip.audio, 16_000)
+            lines.append(f"{index}.wav,text {index}")
+        (folder / split / "metadata.csv").write_text("\n".join(lines) + "\n")

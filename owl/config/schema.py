@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from owl import ROOT
 from owl.config.contradictions import contradictions
+from owl.config.formats import FORMATS, with_int8
 from owl.config.paths import PORTABLE, Folder, ModelName, Origin, Text, find
 from owl.kernels import records
 from owl.kernels.patterns import fixed_sparsity, parse_pattern
@@ -22,7 +23,6 @@ from owl.kernels.schedule import SCHEDULES
 
 METHODS = tuple(records.SOLVERS)
 ALLOCATIONS = tuple(name for name in records.ALLOCATIONS if name != "median")
-FORMATS = ("hf", "compact", "compact-int8", "onnx", "onnx-int8", "ct2", "ct2-int8")
 
 UNIQUE = AfterValidator(lambda values: list(dict.fromkeys(values)))
 Names = Annotated[list[Text], UNIQUE]
@@ -257,11 +257,7 @@ class Config(Section):
         form, and ONNX's is added if there is none.
         """
         names = self.output.formats
-        if self.optimization.quantization.enabled:
-            names = [name for one in names for name in (one, f"{one}-int8") if name in FORMATS]
-            if not any(name.endswith("-int8") for name in names):
-                names.append("onnx-int8")
-        return list(dict.fromkeys(names))
+        return with_int8(names) if self.optimization.quantization.enabled else names
 
     def resolved(self) -> dict[str, Any]:
         """Every key as JSON types, paths absolute."""

@@ -207,16 +207,16 @@ def interval(bounds) -> str:
     return f"{bounds[0]:.2%} … {bounds[1]:.2%}"
 
 
+def verdict(low: float, high: float) -> str:
+    """What the interval of a difference of errors says."""
+    if low > 0:
+        return "worse, by the interval"
+    return "better, by the interval" if high < 0 else "not told apart on these clips"
+
+
 def sentence(result: dict, kl: dict, sparsity: float) -> str:
     """A Markdown list item that says what a dataset's comparison came to."""
     low, high = result["difference_interval"]
-    verdict = (
-        "worse, by the interval"
-        if low > 0
-        else "better, by the interval"
-        if high < 0
-        else "not told apart on these clips"
-    )
     broken = result["pruned"]["cap_hits"] + result["pruned"]["repetitions"]
     unit, (dense, _), (pruned, _) = (
         result["unit"],
@@ -227,7 +227,7 @@ def sentence(result: dict, kl: dict, sparsity: float) -> str:
         f"- **{escape(result['name'])}** ({result['clips']} clips, {result[unit]} {unit}): "
         f"{RATES[unit].upper()} {dense:.2%} dense → {pruned:.2%} at {sparsity:.1%} sparsity; "
         f"the difference is {result['difference']:+.2%} "
-        f"({interval((low, high))}): {verdict}. Divergence "
+        f"({interval((low, high))}): {verdict(low, high)}. Divergence "
         f"{kl['kl'] if kl['kl'] is not None else float('nan'):.4f} nats per token. "
         + (
             f"{broken} transcripts hit the token cap or repeat themselves."

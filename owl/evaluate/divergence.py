@@ -6,7 +6,7 @@ counts. Kept apart from transcription, so that the dense model's predictions can
 compared with many pruned models.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,14 +77,28 @@ def predictions(model, processor, batch: TextBatch, states: States | None = None
     return logits[:, batch.prompt - 1 :].float().log_softmax(-1)
 
 
-def divergence_rows(batch: TextBatch, dense: Tensor, other: Tensor) -> list[dict]:
-    """KL(dense ‖ other) in nats, per clip: {"id", "kl" (sum over its tokens), "tokens"}."""
-    dense = dense.to(other.device)
-    each = kl_terms(dense, other).sum(-1)
-    return [
-        {"id": clip.id, "kl": values[:count].sum().item(), "tokens": count}
-        for clip, values, count in zip(batch.clips, each, batch.counts)
-    ]
+def divergence_from(
+    batches: Sequence[TextBatch],
+    answers: Iterable[Tensor],
+    model,
+    processor,
+    states: States | None = None,
+) -> list[dict]:
+    """KL(answers ‖ model) in nats, per clip: {"id", "kl" (sum over its tokens), "tokens"}.
+
+    `answers`: the dense model's `predictions` for each batch, made or read as they are asked for;
+    all together may be larger than the memory.
+    """
+    rows = []
+    for batch, dense in zip(tqdm(batches, desc="divergence", unit="batch"), answers):
+        other = predictions(model, processor, batch, states)
+        dense = dense.to(other.device)
+        each = kl_terms(dense, other).sum(-1)
+        rows += [
+            {"id": clip.id, "kl": values[:count].sum().item(), "tokens": count}
+            for clip, values, count in zip(batch.clips, each, batch.counts)
+        ]
+    return rows
 
 
 def divergence(
@@ -97,17 +111,10 @@ def divergence(
     batch_size: int = 16,
     states: tuple[States | None, States | None] = (None, None),
 ) -> list[dict]:
-    """Teacher-forced KL(dense ‖ pruned) in nats, per clip with text that fits one window: {"id",
-    "kl" (sum over tokens), "tokens"}.
+    """`divergence_from` of the dense model on clips with text that fits one window.
 
     `states`: what each of the two encoders made of the clips already.
     """
     batches = list(text_batches(dense, processor, clips, language=language, batch_size=batch_size))
-    rows = []
-    for batch in tqdm(batches, desc="divergence", unit="batch"):
-        logs = [
-            predictions(model, processor, batch, known)
-            for model, known in zip((dense, pruned), states)
-        ]
-        rows += divergence_rows(batch, *logs)
-    return rows
+    answers = (predictions(dense, processor, batch, states[0]) for batch in batches)
+    return divergence_from(batches, answers, pruned, processor, states[1])

@@ -41,6 +41,30 @@ def read(path: Path) -> Transcription:
     return Transcription([Transcript(**line) for line in lines], head["seconds"])
 
 
+def hear(
+    config: Config,
+    model,
+    processor,
+    dataset: Dataset,
+    states: States | None = None,
+    description: str = "transcribe",
+) -> Transcription:
+    """Transcribe a dataset as the config says; `states` keeps the encoder's outputs."""
+    settings = config.evaluation
+    decode = torch_decoder(
+        model,
+        processor,
+        language=dataset.language,
+        max_new_tokens=settings.max_new_tokens,
+        states=states,
+    )
+    # a first call compiles and allocates; it is not part of the speed
+    decode([dataset.clips[0].audio])
+    return transcribe(
+        decode, processor, dataset.clips, batch_size=settings.batch_size, description=description
+    )
+
+
 def transcripts(
     run: Run, name: str, model, processor, dataset: Dataset, states: States | None = None
 ) -> Transcription:
@@ -65,23 +89,7 @@ def transcripts(
     )
     path = run.folder / "transcripts" / f"{slug(dataset.name)}-{name}-{key}.jsonl"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        decode = torch_decoder(
-            model,
-            processor,
-            language=dataset.language,
-            max_new_tokens=settings.max_new_tokens,
-            states=states,
-        )
-        # a first call compiles and allocates; it is not part of the speed
-        decode([dataset.clips[0].audio])
-        said = transcribe(
-            decode,
-            processor,
-            dataset.clips,
-            batch_size=settings.batch_size,
-            description=f"{dataset.name}, {name}",
-        )
+        said = hear(run.config, model, processor, dataset, states, f"{dataset.name}, {name}")
         save(path, said, provenance.collect(run.config))
     return read(path)
 

@@ -27,6 +27,10 @@ class Labels:
     dropped: dict[str, int]
     language: str | None
 
+    def saved(self) -> list[dict]:
+        """What `saved_labels` reads, JSON types."""
+        return [{"id": clip.id, "tokens": ids} for clip, ids in zip(self.clips, self.tokens)]
+
     def pick(self, chosen: Sequence[int]) -> "Labels":
         """Only the clips with these indices."""
         return replace(

@@ -89,9 +89,10 @@ def summarise(run: str, artefacts: dict, seconds: dict[str, float]) -> dict:
 
 def render_notebook(notebook, title: str, links: str) -> str:
     """One executed notebook as a page; cells and inputs are hidden by their tags, progress bars
-    (stderr) are left out.
+    (stderr) and sections that show nothing are left out.
     """
     from nbconvert import HTMLExporter
+    from nbformat import NotebookNode
     from traitlets.config import Config as Traits
 
     settings = Traits()
@@ -107,7 +108,29 @@ def render_notebook(notebook, title: str, links: str) -> str:
         "report_style": (TEMPLATES / "style.css").read_text(),
         "report_navigation": links,
     }
-    return exporter.from_notebook_node(notebook, resources=resources)[0]
+    cells = [cell for part in sections(notebook) if shows(part) for cell in part]
+    told = NotebookNode(notebook | {"cells": cells})
+    return exporter.from_notebook_node(told, resources=resources)[0]
+
+
+def sections(notebook) -> list[list]:
+    """The notebook's cells, split before every heading of the second level."""
+    parts = [[]]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            parts.append([])
+        parts[-1].append(cell)
+    return parts
+
+
+def shows(section: list) -> bool:
+    """Is there something to read about? Not where all code of a section is hidden and none of it
+    showed anything: it belongs to a feature that the run does not use.
+    """
+    code = [cell for cell in section if cell.cell_type == "code"]
+    hidden = all("hide-input" in cell.metadata.get("tags", []) for cell in code)
+    said = [out for cell in code for out in cell.outputs if out.get("name") != "stderr"]
+    return not (code and hidden) or bool(said)
 
 
 def render_index(

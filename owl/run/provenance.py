@@ -133,6 +133,7 @@ def rows(facts: Mapping) -> list[tuple[str, str]]:
     return [*found, ("configuration", json.dumps(facts["config"]))]
 
 
-def table(facts: Mapping):
-    """The same as a styled table."""
+def table(source: Config | Mapping):
+    """What `collect` says of a config, or said when a result was made, as a styled table."""
+    facts = collect(source) if isinstance(source, Config) else source
     return pd.DataFrame(rows(facts), columns=["what", "value"]).style.hide().format(escape="html")

@@ -1,5 +1,5 @@
 """One job of a sweep in a process of its own: `python -m owl.sweep.job SWEEP JOB OUTPUT PARENT`
-runs `notebooks/sweep_job.ipynb` into OUTPUT.
+runs the notebook beside this file into OUTPUT.
 
 It ends, with its kernel, within seconds after the process PARENT that started it: a killed cluster
 worker leaves no job running.
@@ -12,10 +12,9 @@ import threading
 import time
 from pathlib import Path
 
-from owl import ROOT
 from owl.run.execute import attempt
 
-NOTEBOOK = ROOT / "notebooks" / "sweep_job.ipynb"
+NOTEBOOK = Path(__file__).with_suffix(".ipynb")
 SMALLER = (
     "use fewer clips (max_samples of the datasets, calibration.samples) or a smaller model in the "
     "configs of the sweep"

@@ -7,8 +7,7 @@ calibration seed: the calibration text and the outlier ratios. All are keyed by 
 
 import copy
 import json
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,22 +16,16 @@ from torch import Tensor
 
 from owl.data.load import Clip, Dataset
 from owl.errors import DataError
-from owl.evaluate.compare import kl_summary, pairs
-from owl.evaluate.divergence import TextBatch, divergence_rows, predictions, text_batches
-from owl.evaluate.stored import normalizer_of
-from owl.evaluate.transcribe import transcribe
-from owl.kernels.intervals import wer_interval
-from owl.kernels.scoring import clip_errors
-from owl.model import decoding, whisper
+from owl.evaluate.compare import counted, kl_summary, of_one
+from owl.evaluate.divergence import TextBatch, divergence_from, predictions, text_batches
+from owl.evaluate.stored import hear, normalizer_of
+from owl.model import whisper
 from owl.model.decoding import States
-from owl.prune import calibration_text, guides, measured, oneshot
+from owl.prune import calibration_text, guides, pipeline
 from owl.run import cache, experiment, provenance
 from owl.run.files import whole_file, whole_folder
 from owl.run.record import peak_rss_bytes
 from owl.sweep.grid import Job, key_of
-
-# heuristics that the measured allocation starts from
-CANDIDATES = ("uniform", "owl", "dlp", "alpha")
 
 
 @dataclass(frozen=True)
@@ -46,9 +39,10 @@ class Heard:
     # memory
     teacher: Path
 
-    def dense(self, index: int) -> Tensor:
-        """The dense model's log probabilities for one batch, (clips, text + 1, vocabulary)."""
-        return load_file(self.teacher / f"{index}.safetensors")["logs"]
+    def answers(self) -> Iterator[Tensor]:
+        """The dense model's log probabilities for each batch, (clips, text + 1, vocabulary)."""
+        for index in range(len(self.batches)):
+            yield load_file(self.teacher / f"{index}.safetensors")["logs"]
 
 
 @dataclass(frozen=True)
@@ -67,9 +61,7 @@ def ready(job: Job) -> Ready:
     """Load the model and what is shared; make what is not there yet."""
     config = job.config_at(job.sparsities[0])
     model, processor = experiment.load_model(config)
-    every, _ = whisper.select(
-        whisper.blocks(model), config.pruning.target_modules, config.pruning.excluded_modules
-    )
+    every, _ = pipeline.targets(config, model)
     datasets = experiment.evaluation_sets(config)
     heard = [_heard(job, config, model, processor, dataset) for dataset in datasets]
     calibrated = experiment.calibration_set(config, datasets)
@@ -94,40 +86,32 @@ def ready(job: Job) -> Ready:
 
 def measure(job: Job, shared: Ready, sparsity: float) -> dict:
     """Make one point and keep it, whole or not at all."""
-    config = job.config_at(sparsity)
-    sparsities, seconds, detail = _allocation(config, shared)
-    pruned, started = copy.deepcopy(shared.model), time.perf_counter()
-    every, _ = whisper.select(
-        whisper.blocks(pruned), config.pruning.target_modules, config.pruning.excluded_modules
+    config, model, processor = (
+        job.config_at(sparsity),
+        copy.deepcopy(shared.model),
+        shared.processor,
     )
-    patterns = guides.chosen_patterns(config, sparsities)
-    rows = oneshot.prune(
-        config, pruned, shared.processor, every, shared.labels, sparsities, patterns
-    )
-    took = time.perf_counter() - started
-    prunable, parameters = whisper.weight_counts(pruned, every)
-    zeros = whisper.zero_count(every)
+    plan = pipeline.plan(config, shared.model, processor, shared.every, shared.labels, shared.guide)
+    pruned = pipeline.prune(config, model, processor, shared.labels, plan.sparsities, plan.patterns)
+    prunable, parameters = whisper.weight_counts(shared.model, shared.every)
+    blocks = shared.guide.blocks
+    per_block = guides.per_block(blocks, plan.sparsities)
     result = {
         **{key: getattr(job, key) for key in ("model", "method", "allocation", "seed")},
         "sparsity": sparsity,
         "recovery": "none",
-        "sparsity_prunable": zeros / prunable,
-        "sparsity_model": zeros / parameters,
-        "seconds_prune": took,
-        "seconds_allocation": seconds,
-        "measured": detail,
+        "sparsity_prunable": pruned.removed / prunable,
+        "sparsity_model": pruned.removed / parameters,
+        "seconds_prune": pruned.seconds,
+        "seconds_allocation": plan.seconds,
+        "measured": plan.facts()["measured"],
         "peak_rss_bytes": peak_rss_bytes(),
-        "blocks": dict(
-            zip(
-                (block.name for block in shared.guide.blocks),
-                guides.per_block(shared.guide.blocks, sparsities),
-            )
-        ),
+        "blocks": {block.name: share for block, share in zip(blocks, per_block)},
         "layers": [
             {"linear": row.linear, "kind": row.kind, "sparsity": row.sparsity, "error": row.error}
-            for row in rows
+            for row in pruned.rows
         ],
-        "datasets": [_score(config, pruned, shared.processor, one) for one in shared.heard],
+        "datasets": [_score(config, model, processor, one) for one in shared.heard],
         "key": key_of(config),
         "provenance": provenance.collect(config),
     }
@@ -135,53 +119,19 @@ def measure(job: Job, shared: Ready, sparsity: float) -> dict:
     return result
 
 
-def _allocation(config, shared: Ready) -> tuple[dict[str, float], float, dict | None]:
-    """(sparsity by linear, seconds, how it was measured)."""
-    started = time.perf_counter()
-    if config.pruning.allocation != "measured":
-        return guides.chosen_sparsities(config, shared.guide), time.perf_counter() - started, None
-    starts = {name: shared.guide.sparsities(name, config.pruning.sparsity) for name in CANDIDATES}
-    found = measured.allocate(
-        config, shared.model, shared.processor, shared.every, shared.labels, starts
-    )
-    detail = {
-        "winner": found.winner,
-        "candidates": found.candidates.to_dict("records"),
-        "seconds_database": found.seconds_database,
-    }
-    return found.sparsities, found.seconds_search, detail
-
-
 def _score(config, model, processor, heard: Heard) -> dict:
-    """Errors per clip, WER with its interval, and divergence of one model on one dataset."""
-    dataset, settings, states = heard.dataset, config.evaluation, States()
-    decode = decoding.torch_decoder(
-        model,
-        processor,
-        language=dataset.language,
-        max_new_tokens=settings.max_new_tokens,
-        states=states,
-    )
-    said = transcribe(
-        decode, processor, dataset.clips, batch_size=settings.batch_size, description=dataset.name
-    )
-    errors, words = clip_errors(*pairs(said), heard.normalizer)
-    speakers = [one.speaker for one in said.transcripts]
-    kl = [
-        row
-        for index, batch in enumerate(heard.batches)
-        for row in divergence_rows(
-            batch, heard.dense(index), predictions(model, processor, batch, states)
-        )
-    ]
+    """What one model's transcripts come to, errors per clip, and its divergence on one dataset."""
+    states = States()
+    said = hear(config, model, processor, heard.dataset, states, heard.dataset.name)
+    errors, units, unit = counted(said, heard.normalizer, config.evaluation.metrics)
+    kl = divergence_from(heard.batches, heard.answers(), model, processor, states)
     return {
-        "name": dataset.name,
-        "wer": float(errors.sum() / max(1, words.sum())),
-        "wer_interval": list(wer_interval(errors, words, speakers)),
+        "name": heard.dataset.name,
+        **of_one(said, heard.normalizer, unit),
+        "unit": unit,
         "errors": errors.tolist(),
-        "words": words.tolist(),
-        "speakers": speakers,
-        "cap_hits": said.cap_hits,
+        "words": units.tolist(),
+        "speakers": [one.speaker for one in said.transcripts],
         "kl": kl_summary(kl),
         "kl_clips": [{"kl": row["kl"], "tokens": row["tokens"]} for row in kl],
     }
@@ -231,8 +181,7 @@ def _listen(config, model, processor, every, dataset: Dataset) -> dict:
     ratios, medians = guides.ratios_and_medians(
         model, every, batches, config.pruning.outlier_hyper_m
     )
-    clips = [{"id": clip.id, "tokens": tokens} for clip, tokens in zip(labels.clips, labels.tokens)]
-    return {"clips": clips, "outlier_ratios": ratios, "medians": medians}
+    return {"clips": labels.saved(), "outlier_ratios": ratios, "medians": medians}
 
 
 def _kept(stem: Path, model, clips: Sequence[Clip], config, make) -> dict:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from owl.errors import ConfigError
+from owl.evaluate.compare import RATES
 from owl.kernels.intervals import paired_difference
 from owl.sweep.grid import Grid, folder_of, jobs_of, name_of
 
@@ -45,9 +46,10 @@ def rows(points: list[dict]) -> pd.DataFrame:
         {
             **{key: point[key] for key in kept},
             "dataset": one["name"],
-            "wer": one["wer"],
-            "low": one["wer_interval"][0],
-            "high": one["wer_interval"][1],
+            # the rate that counts, by words or by characters
+            "wer": one[RATES[one["unit"]]],
+            "low": one[f"{RATES[one['unit']]}_interval"][0],
+            "high": one[f"{RATES[one['unit']]}_interval"][1],
             "kl": one["kl"]["kl"],
             "kl_low": one["kl"]["low"],
             "kl_high": one["kl"]["high"],
