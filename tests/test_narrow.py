@@ -65,7 +65,7 @@ def logits(model):
 
 def save(model, folder):
     model.save_pretrained(folder)
-    tiny.make_processor().save_pretrained(folder)
+    tiny.fitting_processor().save_pretrained(folder)
     return folder
 
 

@@ -32,12 +32,8 @@ def sweep_file(tmp_path, monkeypatch):
     """Two solvers and two allocations on a tiny model with eight noise clips; results below
     `tmp_path`.
     """
-    # one second: what a saved extractor says of its window survives loading
-    processor = tiny.make_processor(50)
-    model = tiny.make_model(vocab_size=processor_size(), max_source_positions=50)
-    model.generation_config.no_timestamps_token_id = processor_size() - 1
-    model.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
+    tiny.make_model(max_source_positions=50).save_pretrained(tmp_path / "model")
+    tiny.fitting_processor(50).save_pretrained(tmp_path / "model")
     for split in ("calibration", "evaluation"):
         (tmp_path / split).mkdir()
         lines = ["file_name,text"]
@@ -70,10 +66,6 @@ def sweep_file(tmp_path, monkeypatch):
     path.write_text(json.dumps(wanted))
     monkeypatch.setattr(grid, "ROOT", tmp_path)
     return path
-
-
-def processor_size():
-    return len(tiny.make_processor().tokenizer)
 
 
 def jobs_of(path):
