@@ -33,16 +33,16 @@ def check(
     is as it was saved.
     """
     files = folders.processor_files(Path(name))
+    if not processor.tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False):
+        raise ModelError(
+            f"the model '{name}': its tokenizer is empty ({len(vocabulary)} tokens, all of them "
+            "added ones); copy tokenizer.json from the model that it was trained from"
+        )
     problems = [
         *(_tensors(model, info) if info is not None else ()),
         *_tokens(model.config, model.generation_config, vocabulary, files["tokenizer"]),
         *_audio(model.config, processor.feature_extractor, files["feature_extractor"]),
     ]
-    if not processor.tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False):
-        problems = [
-            f"its tokenizer is empty ({len(vocabulary)} tokens, all of them added ones); copy "
-            "tokenizer.json from the model that it was trained from"
-        ]
     if problems:
         told = "\n".join(f"the model '{name}': {problem}" for problem in problems[:MOST])
         more = len(problems) - MOST
@@ -73,10 +73,11 @@ def _tensors(model, info: Mapping) -> Iterator[str]:
             f"{', '.join(missing[:3])}; copy it again, or save the whole "
             "WhisperForConditionalGeneration"
         )
-    for key, stored, wanted in sorted(info["mismatched_keys"])[:3]:
+    for key, stored, wanted in sorted(info["mismatched_keys"])[:1]:
         yield (
-            f"{key} has the shape {tuple(stored)}, and {CONFIG} asks for {tuple(wanted)}; "
-            f"take the {CONFIG} that was saved with the weights"
+            f"{key} has the shape {tuple(stored)}, and {CONFIG} asks for {tuple(wanted)} "
+            f"({len(info['mismatched_keys'])} such tensors); take the {CONFIG} that was saved with "
+            "the weights"
         )
     tied = model.proj_out.weight is model.model.decoder.embed_tokens.weight
     if model.config.tie_word_embeddings and not tied and not missing:
