@@ -16,7 +16,7 @@ from owl.evaluate import stored, transcribe
 from owl.export import table
 from owl.export.measure import in_fresh_process
 from owl.kernels import allocation
-from owl.kernels.solvers import METHODS
+from owl.kernels.records import SOLVERS
 from owl.model import decoding, whisper
 from owl.prune import calibration_text, weights
 from owl.run import experiment, record
@@ -42,7 +42,7 @@ def main(path: str) -> None:
     idle = in_fresh_process(nothing, path)
     jobs = [
         (method, padding)
-        for method in METHODS
+        for method in SOLVERS
         for padding in ("exclude", "include")
         if not (method == "magnitude" and padding == "include")
     ]

@@ -20,13 +20,8 @@ from owl.kernels.solvers import prune_weight
 from owl.model import compact, whisper
 from owl.run import experiment, record
 
-SHAPES = (
-    24,
-    1280,
-    5120,
-    # blocks, width and feed-forward width of a random model for the file's speed: gigabytes are needed
-    # to see one
-)
+# blocks, width and feed-forward width of a random model: a file's speed shows only in gigabytes
+SHAPES = (24, 1280, 5120)
 FORMATS = ("hf", "compact", "onnx", "onnx-int8", "ct2", "ct2-int8")
 
 

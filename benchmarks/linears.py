@@ -6,9 +6,10 @@ import pandas as pd
 
 from benchmarks.allocations import ready
 from owl.export.measure import in_fresh_process
+from owl.kernels.gram import relative_output_error
 from owl.kernels.solvers import prune_weight
 from owl.prune import calibration, calibration_text
-from owl.prune.weights import COLUMN_BLOCK, Shared, relative_output_error
+from owl.prune.weights import COLUMN_BLOCK, Shared
 
 LEVELS = (0.5, 0.7, 0.8, "2:4", "4:8")
 DAMPING = 0.01

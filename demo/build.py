@@ -28,14 +28,16 @@ def write_clips(folder: Path, texts: list[str], seed: int) -> None:
     """`folder/NNN.ogg` for each text and `metadata.csv` (file_name, text, speaker), whole or not at
     all; the voice is the speaker.
     """
-    with whole_folder(folder) as half:
-        with open(half / "metadata.csv", "w", newline="", encoding="utf-8") as handle:
-            rows = csv.writer(handle, lineterminator="\n")
-            rows.writerow(["file_name", "text", "speaker"])
-            for index, clip in enumerate(synthesise(texts, seed, SHIPPED)):
-                name = f"{index:03d}.ogg"
-                (half / name).write_bytes(opus_bytes(clip.audio))
-                rows.writerow([name, clip.text, clip.voice])
+    with (
+        whole_folder(folder) as half,
+        open(half / "metadata.csv", "w", newline="", encoding="utf-8") as handle,
+    ):
+        rows = csv.writer(handle, lineterminator="\n")
+        rows.writerow(["file_name", "text", "speaker"])
+        for index, clip in enumerate(synthesise(texts, seed, SHIPPED)):
+            name = f"{index:03d}.ogg"
+            (half / name).write_bytes(opus_bytes(clip.audio))
+            rows.writerow([name, clip.text, clip.voice])
 
 
 def training_examples(

@@ -31,3 +31,9 @@ class UnsupportedFormat(ValueError):
 
 class MissingArtefact(RuntimeError):
     """A notebook was run before the one whose result it reads; the message names both."""
+
+
+class MissedTarget(RuntimeError):
+    """A solver zeroed more or fewer weights than it was asked to; the message names the linear,
+    both numbers and the fix.
+    """

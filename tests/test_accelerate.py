@@ -101,6 +101,7 @@ def test_sparse_products_say_what_dense_ones_say():
         assert torch.equal(accelerate.dense(layer.weight), weight)
 
 
+@pytest.mark.slow
 def test_transcription_runs_the_compiled_encoder_and_decoder_and_says_the_same():
     model = tiny.make_model()
     model.generation_config.suppress_tokens = [0]  # it never ends: many decoder steps

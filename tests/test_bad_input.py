@@ -137,6 +137,7 @@ def test_clips_without_text_cannot_be_scored(config, tmp_path):
         start(config(evaluate_on(speech_folder(tmp_path, "good.wav,\n"))))
 
 
+@pytest.mark.slow
 def test_calibrating_on_evaluation_clips_is_refused(config):
     changes = evaluate_on(ROOT / "data" / "demo" / "calibration")
     with pytest.raises(DataError, match="calibration and evaluation overlap"):
@@ -164,6 +165,7 @@ def test_make_stops_at_an_unknown_method_and_leaves_nothing():
     assert {path.name for path in (ROOT / "runs").glob("*")} == before
 
 
+@pytest.mark.slow
 def test_make_stops_at_a_bad_dataset_with_the_message_last_and_no_finished_report(config, tmp_path):
     run = "test-bad-dataset"
     try:

@@ -369,9 +369,7 @@ def test_a_bad_override_is_named_with_the_fix(write, overrides, expected):
     assert expected in error_of(write(), overrides)
 
 
-def test_a_structured_pattern_decides_the_method_unless_that_is_overridden_and_layers_the_allocation(
-    write,
-):
+def test_structured_decides_the_method_unless_that_is_overridden_and_layers_the_allocation(write):
     path = write({"pruning": {"method": "wanda", "weight_importance_method": "wanda"}})
     config = load(path, {"pattern": "structured"})
     assert (config.pruning.method, config.pruning.allocation_name, config.pruning.structures) == (

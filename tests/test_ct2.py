@@ -84,6 +84,7 @@ def test_tokens_that_are_never_said_or_never_said_first_are_not(tmp_path):
     assert ct2_decoder(tmp_path, processor)(noise()) == expected != usual
 
 
+@pytest.mark.slow
 def test_the_demo_model_says_the_same_through_both_runtimes_and_an_int8_folder_decodes(tmp_path):
     model, processor = load(str(ROOT / "models" / "demo"))
     dataset = evaluation_sets(load_config(ROOT / "configs" / "demo.json", {"samples": 2}))[0]

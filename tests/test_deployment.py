@@ -176,6 +176,7 @@ def demo():
     return settings, *load(settings.model.name), experiment.evaluation_sets(settings)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_measures_the_model_that_lies_on_disk(demo):
     settings, model, _, datasets = demo
     # this process is larger than the one that measures; its peak must not count there
@@ -192,6 +193,7 @@ def test_a_fresh_process_measures_the_model_that_lies_on_disk(demo):
     assert [one.id for one in found.said[0].transcripts] == [clip.id for clip in datasets[0].clips]
 
 
+@pytest.mark.slow
 def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monkeypatch):
     settings, model, processor, datasets = demo
     output = settings.output.model_copy(
@@ -313,6 +315,7 @@ def test_large_int8_graphs_leave_no_copies_behind(tmp_path, monkeypatch):
     assert len(onnx_decoder(OnnxWhisper(tmp_path), processor, max_new_tokens=5)(audio)) == 2
 
 
+@pytest.mark.slow
 def test_what_a_fresh_process_raises_is_raised_here(demo, tmp_path):
     settings, _, _, datasets = demo
     with pytest.raises(Exception, match="no complete ONNX Whisper") as caught:
@@ -338,6 +341,7 @@ def test_pooled_wer_counts_errors_and_words_of_all_datasets():
     )
 
 
+@pytest.mark.slow
 def test_the_transposed_embedding_becomes_a_constant_and_the_int8_folder_decodes_as_onnx_whisper(
     tmp_path,
 ):

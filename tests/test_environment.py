@@ -3,10 +3,14 @@ All of it is behaviour.
 """
 
 import re
+import tomllib
 
+import pytest
 import yaml
 
 from tests.conftest import ROOT
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 
 
 def pins():
@@ -65,12 +69,54 @@ def test_public_ci_and_ours_call_make_test():
     assert (ROOT / ".ci/run").read_text().rstrip().endswith("make test")
 
 
-def test_the_readme_is_short_and_names_the_two_commands_and_the_paper():
+def test_hooks_download_nothing_and_run_what_make_runs():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"]
+    makefile = re.sub(r"\s*\\\n\s*", " ", (ROOT / "Makefile").read_text())
+    for hook in hooks[0]["hooks"]:
+        assert hook["language"] == "system"
+        command = hook["entry"].removeprefix(".venv/bin/python ").removesuffix(" --force-exclude")
+        assert f"$(PY) {command}" in makefile
+
+
+def test_the_readme_names_the_two_commands_and_the_paper():
     readme = (ROOT / "README.md").read_text()
-    assert len(readme.splitlines()) < 150
     assert all(words in readme for words in ("make report SPARSITY=0.5", "make test", "2310.05175"))
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme):
-        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere_and_lines_are_at_most_100_wide(page):
+    text = page.read_text()
+    for target, _, section in re.findall(r"\]\((?!https?:)([^)#]+)(#([^)]+))?\)", text):
+        assert (page.parent / target).exists(), target
+        assert not section or section in anchors((page.parent / target).read_text()), section
+    prose = (line for line in text.splitlines() if not line.startswith("|"))
+    assert max(map(len, prose)) <= 100
+
+
+def anchors(markdown):
+    """Where a link to a heading of the page leads, as GitHub names it."""
+    headings = re.findall(r"^#+ (.+)$", markdown, re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_files_and_make_targets_that_are_there(page):
+    text = page.read_text()
+    named = re.findall(r"\b(?:owl|tests|configs|docs|notebooks|benchmarks)/[\w/.]+\w", text)
+    assert not [one for one in named if one != "configs/mine.json" and not (ROOT / one).exists()]
+    blocks = "".join(re.findall(r"^```\n(.*?)^```", text, re.M | re.S))
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    said = re.findall(r"^make ([a-z-]+)", blocks, re.M) + re.findall(r"`make ([a-z-]+)", text)
+    assert set(said) <= set(targets)
+
+
+def test_the_readmes_tree_and_the_folder_name_the_same_rooms():
+    tree = re.findall(r"^[├└]── (\w+)/ ", (ROOT / "README.md").read_text(), re.M)
+    rooms = [path.parent.name for path in (ROOT / "owl").glob("*/__init__.py")]
+    assert sorted(tree) == sorted(rooms)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    assert tree == contracts["contracts"][0]["layers"][::-1]  # from the ground up
 
 
 def test_nothing_generated_is_tracked_and_ignored_files_are_named():

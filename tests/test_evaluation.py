@@ -35,6 +35,7 @@ def transcription(demo, clips):
     )
 
 
+@pytest.mark.slow
 def test_batched_transcripts_are_those_of_one_clip_at_a_time(demo, clips, transcription):
     """Against transformers' own `generate` called with waveforms' features, the way its
     documentation shows.
@@ -103,6 +104,7 @@ def test_the_token_cap_respects_the_decoder_and_the_prompt():
     assert decoding.token_cap(model, 5) == 5 and decoding.token_cap(model, 500) == 22
 
 
+@pytest.mark.slow
 def test_the_divergence_is_the_mean_kl_of_the_next_token_by_definition(demo, clips):
     model, processor = demo
     other, _ = whisper.load(str(ROOT / "models" / "demo"))
@@ -132,6 +134,7 @@ def test_the_divergence_is_the_mean_kl_of_the_next_token_by_definition(demo, cli
         assert by_hand > 0.001
 
 
+@pytest.mark.slow
 def test_the_divergence_splits_batches_whose_logits_would_not_fit(demo, clips, monkeypatch):
     model, processor = demo
     other, _ = whisper.load(str(ROOT / "models" / "demo"))
@@ -154,6 +157,7 @@ def test_the_divergence_splits_batches_whose_logits_would_not_fit(demo, clips, m
     assert len(divergence.divergence(model, other, processor, clips[:2])) == 2
 
 
+@pytest.mark.slow
 def test_what_was_transcribed_is_not_encoded_again_for_the_divergence(demo, clips, monkeypatch):
     model, processor = demo
     other, _ = whisper.load(str(ROOT / "models" / "demo"))

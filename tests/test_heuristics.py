@@ -35,7 +35,7 @@ def test_dlp_of_relative_importance_equals_the_published_formula():
 
 
 def test_alpha_prunes_heavy_tails_less_in_proportion():
-    assert allocation.alpha([2.0, 3.0, 4.0], [1, 1, 1], 0.5, spread=0.2) == pytest.approx(
+    assert allocation.alpha([2.0, 3.0, 4.0], [1, 1, 1], 0.5, width=0.2) == pytest.approx(
         [0.4, 0.5, 0.6]
     )
 

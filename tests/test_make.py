@@ -17,7 +17,8 @@ PRETENCE = """#!/bin/sh
 # file, but for the notebook that $FAIL names
 case "$2" in
   owl.run.cache) exec {python} "$@" ;;
-  owl.run.execute) name=$(basename "$3" .ipynb); echo "$name" >> calls; [ "$name" != "$FAIL" ] && touch "$4" ;;
+  owl.run.execute)
+    name=$(basename "$3" .ipynb); echo "$name" >> calls; [ "$name" != "$FAIL" ] && touch "$4" ;;
   owl.report.pages) echo report >> calls; touch "reports/$3/index.html" ;;
 esac
 """
@@ -62,8 +63,8 @@ def test_the_interpreter_may_come_from_the_environment():
 
 @pytest.fixture
 def pages(tmp_path):
-    """`pages()` builds a run's pages and returns (exit code, what was called); `pages.change(path)`
-    makes a file newer than everything.
+    """`pages()` builds a run's pages in `pages.folder` and returns (exit code, what was called);
+    `pages.change(path)` makes a file newer than everything.
     """
     for name in ("owl", "notebooks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -88,7 +89,7 @@ def pages(tmp_path):
     def change(path):
         os.utime(tmp_path / path)
 
-    run.change = change
+    run.folder, run.change = tmp_path, change
     return run
 
 
@@ -103,6 +104,7 @@ def test_a_report_that_stopped_goes_on_where_it_stopped(pages):
     assert pages() == (0, [*NOTEBOOKS[2:], "report"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path, expected",
     [
@@ -117,3 +119,18 @@ def test_a_change_runs_what_depends_on_it_and_no_more(pages, path, expected):
     pages()
     pages.change(path)
     assert pages() == (0, expected)
+
+
+@pytest.mark.slow
+def test_a_moved_module_stops_make_until_its_importers_follow_and_then_counts_where_it_is(pages):
+    pages()
+    (pages.folder / "owl/evaluate/probes.py").rename(pages.folder / "owl/model/probes.py")
+    pages.change("owl/model/probes.py")
+    assert pages() == (2, [])
+    notebook = pages.folder / "notebooks/03_evaluation.ipynb"
+    text = notebook.read_text().replace("divergence, probes,", "divergence,")
+    assert "divergence, probes," in notebook.read_text()
+    notebook.write_text(text.replace("from owl.model import", "from owl.model import probes,"))
+    assert pages() == (0, [*NOTEBOOKS[2:], "report"])
+    pages.change("owl/model/probes.py")
+    assert pages() == (0, [*NOTEBOOKS[2:], "report"])

@@ -73,10 +73,10 @@ def silence_half(model):
     """Two of four heads of every attention, and half of the neurons, put out exactly zero."""
     with torch.no_grad():
         for block in whisper.blocks(model):
-            for unit in shapes.units(block.module):
-                dead = torch.arange(0, unit.width, 2)
-                source = block.module.fc1 if unit.name == "ffn" else unit.owner.v_proj
-                rows = shapes.columns_of(dead, unit.size)
+            for part in shapes.parts(block.module):
+                dead = torch.arange(0, part.width, 2)
+                source = block.module.fc1 if part.name == "ffn" else part.owner.v_proj
+                rows = shapes.columns_of(dead, part.size)
                 source.weight[rows], source.bias[rows] = 0, 0
 
 
@@ -242,6 +242,7 @@ def test_the_kv_cache_gives_the_tokens_of_a_full_forward():
     assert said.tokens == tokens[2:] and len(set(said.tokens)) > 1
 
 
+@pytest.mark.slow
 def test_onnx_keeps_the_smaller_shapes_and_says_the_same(tmp_path):
     model = make_model()
     dense = encoder_weights(model, tmp_path / "dense")

@@ -21,6 +21,7 @@ from owl.model.decoding import encode, input_features, torch_decoder
 from owl.model.whisper import blocks, load
 from tests.tiny import END, START, make_model, make_processor
 
+pytestmark = pytest.mark.slow  # every test exports graphs
 GRAPHS = ["decoder_model.onnx", "decoder_with_past_model.onnx", "encoder_model.onnx"]
 SHARED = "decoder_model.onnx_data"  # the weights of both decoders
 CACHE = [

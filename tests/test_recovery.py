@@ -7,6 +7,8 @@ clips than it began, refusals.
 """
 
 import copy
+import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -94,6 +96,7 @@ def zeros(every):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recover", [train, block_by_block])
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
 def test_zeros_stay_exactly_zero_and_kept_weights_move(recover, pattern):
@@ -109,6 +112,7 @@ def test_zeros_stay_exactly_zero_and_kept_weights_move(recover, pattern):
     assert all(".layers." in name for name in moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recover", [train, block_by_block])
 def test_the_teacher_is_left_alone(recover):
     model, dense, every = pruned_model()
@@ -117,6 +121,7 @@ def test_the_teacher_is_left_alone(recover):
     assert all(torch.equal(tensor, before[name]) for name, tensor in dense.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recover", [train, block_by_block])
 def test_the_same_seed_gives_the_same_bits(recover):
     states = []
@@ -178,6 +183,7 @@ def test_a_block_that_nothing_changed_is_not_trained():
 # --- distillation
 
 
+@pytest.mark.slow
 def test_distillation_repairs_planted_damage():
     dense = make_model()
     model = copy.deepcopy(dense)
@@ -187,17 +193,17 @@ def test_distillation_repairs_planted_damage():
         weight = every[2].linears[0].module.weight
         weight += 0.5 * torch.randn(weight.shape, generator=generator)
     course = train(model, dense, every, steps=80)
-    best = min(row["kl"] for row in course.curve)
+    best = min(point.kl for point in course.curve)
     assert best < 0.5 * course.kl_before
     assert distill.divergence(model, answers(dense)) == pytest.approx(best, rel=1e-6)
-    assert [course.steps, course.curve[0]["step"], course.curve[-1]["step"]] == [80, 0, 80]
+    assert [course.steps, course.curve[0].step, course.curve[-1].step] == [80, 0, 80]
 
 
 def test_distillation_never_ends_worse_on_the_held_out_clips():
     model, dense, every = pruned_model()
     before = copy.deepcopy(model.state_dict())
     course = train(model, dense, every, rate=30.0, steps=10)
-    assert course.kl_before == min(row["kl"] for row in course.curve)
+    assert course.kl_before == min(point.kl for point in course.curve)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -240,6 +246,7 @@ def test_models_of_different_depth_share_the_two_outputs():
     assert all(torch.isfinite(loss) and loss > 0 for loss in distill.losses(shallow, wanted))
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_and_gives_the_same_bits(tmp_path, monkeypatch):
     reference, dense, every = pruned_model()
     whole = train(reference, dense, every)
@@ -265,7 +272,7 @@ def test_an_interrupted_training_goes_on_and_gives_the_same_bits(tmp_path, monke
         torch.equal(tensor, again.state_dict()[name])
         for name, tensor in reference.state_dict().items()
     )
-    assert [row["kl"] for row in resumed.curve] == [row["kl"] for row in whole.curve]
+    assert [point.kl for point in resumed.curve] == [point.kl for point in whole.curve]
     assert not list(state.parent.iterdir())
 
 
@@ -409,9 +416,7 @@ def test_every_eighth_clip_is_held_out_and_at_least_one():
 
 def test_a_single_calibration_clip_is_too_few(tmp_path):
     with pytest.raises(DataError, match="at least 2 calibration clips"):
-        recovery.lessons_of(
-            run_of(tmp_path, recovery="blockwise").config, None, PROCESSOR, labels(1)
-        )
+        recovery.lessons_of(run_of(tmp_path, recovery="blockwise"), None, PROCESSOR, labels(1))
 
 
 def run_of(tmp_path, **pruning):
@@ -421,42 +426,39 @@ def run_of(tmp_path, **pruning):
 
 def after_recovery(run, number=1):
     model, dense, every = pruned_model()
-    lessons = recovery.lessons_of(run.config, dense, PROCESSOR, labels(24))
-    return (
-        recovery.recover(run, lessons, model, dense, PROCESSOR, every, number, sparsity=0.6),
-        lessons,
-        model,
-    )
+    lessons = recovery.lessons_of(run, dense, PROCESSOR, labels(24))
+    return recovery.recover(lessons, model, every, number, sparsity=0.6), lessons, model
 
 
 @pytest.mark.parametrize("method, steps", [("blockwise", 2 * 4 * 4), ("distill", 2 * 4 * 4 + 6)])
 def test_a_round_says_what_it_cost_and_what_it_gave(tmp_path, method, steps):
     row, lessons, model = after_recovery(run_of(tmp_path, recovery=method))
-    assert (row["method"], row["round"], row["steps"]) == (method, 1, steps) and row[
-        "sparsity"
-    ] == pytest.approx(0.6, abs=0.05)
-    assert (
-        row["held_out_kl_after"]
-        == distill.divergence(model, lessons.answers)
-        < row["held_out_kl_before"]
-        == row["curve"][0]["kl"]
-    )
-    assert (len(row["blocks"]), row["seconds"] > 0) == (4, True)
+    assert (row.method, row.round, row.steps, row.sparsity) == (method, 1, steps, 0.6)
+    assert row.held_out_kl_after == distill.divergence(model, lessons.answers)
+    assert row.held_out_kl_after < row.held_out_kl_before == row.curve[0].kl
+    assert (len(row.blocks), row.seconds > 0) == (4, True)
     result = recovery.summary(lessons, [row])
-    assert (result["clips"], result["held_out_clips"]) == (21, 3) and result["minutes"] == row[
-        "seconds"
-    ] / 60
+    assert (result.clips, result.held_out_clips) == (21, 3)
+    assert result.minutes == row.seconds / 60
     assert f"Recovery by {method}" in recovery.sentence(result)
+
+
+def test_the_artefact_keeps_its_keys(tmp_path):
+    row, lessons, _ = after_recovery(run_of(tmp_path, recovery="blockwise", recovery_epochs=1))
+    kept = json.loads(json.dumps(asdict(recovery.summary(lessons, [row]))))
+    kl = {"held_out_kl_before", "held_out_kl_after"}
+    assert kept.keys() == {"method", "minutes", "steps", "clips", "held_out_clips", "rounds"} | kl
+    one = kept["rounds"][0]
+    told = {"round", "method", "sparsity", "steps", "seconds", "curve", "blocks"}
+    assert one.keys() == told | kl
+    assert one["curve"][0].keys() == {"step", "minutes", "kl"}
+    assert one["blocks"][0].keys() == {"block", "before", "after", "steps", "seconds"}
 
 
 def test_no_recovery_touches_and_measures_nothing(tmp_path):
     row, lessons, model = after_recovery(run_of(tmp_path))
     expected, _, _ = pruned_model()
-    assert lessons is None and (row["steps"], row["held_out_kl_before"], row["curve"]) == (
-        0,
-        None,
-        [],
-    )
+    assert (row.steps, row.held_out_kl_before, len(row.curve), lessons.answers) == (0, None, 0, [])
     assert all(
         torch.equal(tensor, expected.state_dict()[name])
         for name, tensor in model.state_dict().items()
@@ -478,26 +480,26 @@ def test_before_the_last_round_recovery_is_pruning_frequency_passes_long(tmp_pat
         pruning_frequency=3,
     )
     # 21 clips in batches of 6: 4 a pass; blockwise over 4 blocks
-    assert after_recovery(run, number=1)[0]["steps"] == steps
+    assert after_recovery(run, number=1)[0].steps == steps
 
 
 def test_half_precision_is_trained_in_single_and_comes_back_in_half(tmp_path):
     model, dense, every = pruned_model()
     model.bfloat16(), dense.bfloat16()
     run = run_of(tmp_path, recovery="distill")
-    lessons = recovery.lessons_of(run.config, dense, PROCESSOR, labels(24))
-    row = recovery.recover(run, lessons, model, dense, PROCESSOR, every, sparsity=0.5)
+    lessons = recovery.lessons_of(run, dense, PROCESSOR, labels(24))
+    row = recovery.recover(lessons, model, every, sparsity=0.5)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    assert row["held_out_kl_after"] < row["held_out_kl_before"]
+    assert row.held_out_kl_after < row.held_out_kl_before
 
 
 def test_the_curve_of_several_rounds_runs_on_one_clock():
     curves = (
-        [{"step": 0, "minutes": 0.0, "kl": 0.5}, {"step": 9, "minutes": 1.0, "kl": 0.2}],
-        [{"step": 0, "minutes": 0.0, "kl": 0.9}, {"step": 4, "minutes": 0.5, "kl": 0.3}],
+        [training.Point(0, 0.0, 0.5), training.Point(9, 1.0, 0.2)],
+        [training.Point(0, 0.0, 0.9), training.Point(4, 0.5, 0.3)],
     )
     rounds = [
-        {"round": number, "seconds": seconds, "curve": one, "held_out_kl_after": kept}
+        recovery.Round(number, "distill", 0.6, 9, seconds, None, kept, one)
         for number, seconds, one, kept in zip((1, 2), (60.0, 30.0), curves, (0.2, 0.3))
     ]
     table = recovery.curve(rounds)

@@ -258,6 +258,7 @@ def notebook_of(tmp_path, monkeypatch):
     return go
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source, words",
     [

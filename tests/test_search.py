@@ -1,5 +1,5 @@
-"""The measured allocation: the budget against brute force, the probe against whole forward passes,
-the search and its driver on a tiny Whisper.
+"""The measured allocation: the budget against brute force, the fitness against whole forward
+passes, the search and its driver on a tiny Whisper.
 
 What is only behaviour: the model comes out as it went in; equal seeds give equal results.
 """
@@ -14,7 +14,7 @@ import torch
 from owl.config.load import Config
 from owl.model import whisper
 from owl.prune import calibration, calibration_text, measured, search
-from owl.prune.fitness import Probe
+from owl.prune.fitness import Fitness
 from tests import tiny
 
 
@@ -37,15 +37,15 @@ def batches(model, count=4, seed=0):
 
 
 @pytest.fixture(scope="module")
-def probe(model):
-    return Probe(model, whisper.blocks(model), batches(model), prompt=2)
+def fitness(model):
+    return Fitness(model, whisper.blocks(model), batches(model), prompt=2)
 
 
 @pytest.fixture(scope="module")
 def database(model):
     every = whisper.blocks(model)
     return search.build(
-        model, every, batches(model), Probe(model, every, batches(model), prompt=2), method="alps"
+        model, every, batches(model), Fitness(model, every, batches(model), prompt=2), method="alps"
     )
 
 
@@ -55,14 +55,14 @@ def test_units_are_the_parts_of_each_block(model):
     assert names[-3:] == ["decoder.1.self_attn", "decoder.1.encoder_attn", "decoder.1.feed_forward"]
 
 
-def test_a_probe_of_the_dense_weights_is_zero_and_of_others_is_the_whole_models_divergence(
-    model, probe
+def test_the_fitness_of_the_dense_weights_is_zero_and_of_others_is_the_whole_models_divergence(
+    model, fitness
 ):
-    assert probe.divergence({}) == pytest.approx(0, abs=1e-9)
+    assert fitness.divergence({}) == pytest.approx(0, abs=1e-9)
     linear = whisper.blocks(model)[1].linears[0]
     changed = linear.module.weight.data * 0.5
-    found, total, count = probe.divergence({linear.name: changed}), 0.0, 0
-    for batch, index in zip(batches(model), (0, 2)):
+    found, total, count = fitness.divergence({linear.name: changed}), 0.0, 0
+    for index in (0, 2):
         part = tiny.make_clips(4)[index : index + 2]
         features = (
             tiny.make_processor()
@@ -87,15 +87,16 @@ def test_a_probe_of_the_dense_weights_is_zero_and_of_others_is_the_whole_models_
     assert found > 1e-6 and found == pytest.approx(total / count, rel=1e-3)
 
 
-def test_the_database_leaves_the_model_and_measures_what_a_whole_probe_measures(
-    model, probe, database
+@pytest.mark.slow
+def test_the_database_leaves_the_model_and_measures_what_a_whole_pass_measures(
+    model, fitness, database
 ):
     fresh = tiny.make_model()
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters()))
     for index in (0, 3, 5, 9):
         unit = database.units[index]
         weights = {linear.name: database.weights[4][linear.name] for linear in unit.linears}
-        assert database.divergence[index, 4] == pytest.approx(probe.divergence(weights), rel=1e-4)
+        assert database.divergence[index, 4] == pytest.approx(fitness.divergence(weights), rel=1e-4)
     for level, weights in zip(search.LEVELS, database.weights):
         assert all(
             abs((weight == 0).float().mean().item() - level) <= 1 / weight.numel() + 1e-6
@@ -127,6 +128,7 @@ def test_a_budget_beyond_the_last_level_is_spread_and_zero_prunes_nothing():
     assert search.solve_budget(divergence, [1, 3], 0.0) == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_assembled_weights_have_the_sparsity_asked_for(database):
     for sparsity in (0.0, 0.15, 0.5, 0.65, 0.95):
         weights = search.assemble(database, [sparsity] * len(database.units))
@@ -137,21 +139,21 @@ def test_assembled_weights_have_the_sparsity_asked_for(database):
         )
 
 
-def test_the_search_keeps_the_budget_and_never_ends_above_its_starts(database, probe):
+@pytest.mark.slow
+def test_the_search_keeps_the_budget_and_never_ends_above_its_starts(database, fitness):
     sizes = np.array([unit.weights for unit in database.units])
     starts = {
         "uniform": [0.7] * len(sizes),
         "budget": search.solve_budget(database.divergence, sizes.tolist(), 0.7),
     }
-    found = search.search(database, probe, starts, offspring=6)
-    assert found == search.search(database, probe, starts, offspring=6)
-    assert found[-1]["name"] == "evolved" and found[-1]["kl"] <= min(
-        one["kl"] for one in found[:-1]
-    )
+    found = search.search(database, fitness, starts, offspring=6)
+    assert found == search.search(database, fitness, starts, offspring=6)
+    assert found[-1].name == "evolved" and found[-1].kl <= min(one.kl for one in found[:-1])
     for one in found:
-        assert np.dot(one["sparsities"], sizes) / sizes.sum() == pytest.approx(0.7, abs=1e-9)
+        assert np.dot(one.sparsities, sizes) / sizes.sum() == pytest.approx(0.7, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_driver_keeps_its_database_and_its_winner_is_the_best_on_held_out_clips(
     model, tmp_path, monkeypatch
 ):

@@ -7,7 +7,8 @@ Only behaviour: identities at sparsity 0 and 1, dtype, dead features, bad input.
 import pytest
 import torch
 
-from owl.kernels.solvers import METHODS, parse_pattern, prune_weight
+from owl.kernels.records import SOLVERS as METHODS
+from owl.kernels.solvers import parse_pattern, prune_weight
 from tests import reference
 
 SPARSITIES = (0.3, 0.5, 0.7, 0.8)

@@ -9,8 +9,8 @@ from itertools import product
 import pytest
 import torch
 
+from owl.kernels.gram import centred
 from owl.kernels.structured import (
-    centred,
     columns_of,
     fit_budgets,
     influence,

@@ -130,6 +130,7 @@ def test_a_config_that_a_sweep_cannot_compare_is_refused(sweep_file, change):
         grid.load(sweep_file)
 
 
+@pytest.mark.slow
 def test_other_weights_make_a_point_anew(sweep_file):
     job = jobs_of(sweep_file)[0]
     point.measure(job, point.ready(job), 0.5)
@@ -186,6 +187,7 @@ def test_a_point_is_what_pruning_and_scoring_by_hand_give_and_is_kept(sweep_file
     assert job.missing() == SPARSITIES  # another config: nothing old is shown
 
 
+@pytest.mark.slow
 def test_the_comparison_reads_every_point_and_its_paired_differences_are_those_of_the_totals(
     sweep_file,
 ):
@@ -212,6 +214,7 @@ def test_the_comparison_reads_every_point_and_its_paired_differences_are_those_o
     assert logs[winner] == logs.min()
 
 
+@pytest.mark.slow
 def test_latex_has_a_row_per_method_and_bold_minima(sweep_file):
     measured(sweep_file)
     table = tables.rows(tables.load(str(sweep_file), grid.load(sweep_file))[0])
@@ -227,6 +230,7 @@ def test_latex_has_a_row_per_method_and_bold_minima(sweep_file):
     }
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_listed_and_the_others_are_kept(sweep_file, monkeypatch, capsys):
     def execute(path, job, folder, threads):
         if "owl" in job:
@@ -292,6 +296,7 @@ def wait_for(what, seconds=60):
     return found
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_leaves_nothing_running(sweep_file, monkeypatch):
     distributed = pytest.importorskip(
         "dask.distributed", reason="dask is optional: pip install -r requirements-cluster.txt"
@@ -300,20 +305,22 @@ def test_a_killed_worker_loses_nothing_and_leaves_nothing_running(sweep_file, mo
     path = sweep_file.rename(sweep_file.with_name(f"test-{uuid.uuid4().hex}.json"))
     kept, killed = jobs = jobs_of(path)[:2]
     try:
-        with distributed.LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-        ) as cluster:
-            with ThreadPoolExecutor(1) as pool:
-                run = pool.submit(
-                    lambda: list(jobs.on_cluster(str(path), jobs, cluster.scheduler_address))
-                )
-                first, *kernel = wait_for(lambda: len(found := processes_of(killed)) > 1 and found)
-                os.kill(first.ppid(), signal.SIGKILL)
-                wait_for(lambda: not any(one.is_running() for one in (first, *kernel)))
-                # it was ended: run to its end it would have left its points, and the next try is
-                # not that far
-                assert killed.missing()
-                outcomes = run.result()
+        with (
+            distributed.LocalCluster(
+                n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+            ) as cluster,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            run = pool.submit(
+                lambda: list(jobs.on_cluster(str(path), jobs, cluster.scheduler_address))
+            )
+            first, *kernel = wait_for(lambda: len(found := processes_of(killed)) > 1 and found)
+            os.kill(first.ppid(), signal.SIGKILL)
+            wait_for(lambda: not any(one.is_running() for one in (first, *kernel)))
+            # it was ended: run to its end it would have left its points, and the next try is
+            # not that far
+            assert killed.missing()
+            outcomes = run.result()
         assert sorted(one.job for one in outcomes) == sorted([kept.name, killed.name]) and not any(
             one.problem for one in outcomes
         )

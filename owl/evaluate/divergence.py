@@ -15,6 +15,7 @@ from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutput
 
 from owl.data.load import Clip
+from owl.kernels.teacher_forcing import kl_terms, rectangle
 from owl.model.decoding import States, encode, input_features
 from owl.model.whisper import prompt_tokens, window_samples
 
@@ -39,14 +40,13 @@ def text_batches(
     """Every clip that has text and fits one window, shortest text first; smaller batches where the
     vocabulary makes them too large.
     """
-    prompt, end = prompt_tokens(model, language), model.config.eos_token_id
-    limit = model.config.max_target_positions - len(prompt)
+    prompt, limit = prompt_tokens(model, language), model.config.max_target_positions
     usable = sorted(
         (clip for clip in clips if clip.text and len(clip.audio) <= window_samples(processor)),
         key=lambda clip: len(clip.text),
     )
     texts = [
-        processor.tokenizer(clip.text, add_special_tokens=False).input_ids[:limit]
+        processor.tokenizer(clip.text, add_special_tokens=False).input_ids[: limit - len(prompt)]
         for clip in usable
     ]
     start = 0
@@ -54,14 +54,9 @@ def text_batches(
         longest = max(len(text) for text in texts[start : start + batch_size]) + 1
         size = max(1, min(batch_size, int(MOST_BYTES / (4 * longest * model.config.vocab_size))))
         part = texts[start : start + size]
-        width = max(len(text) for text in part)
-        rows = [[*prompt, *text, *[end] * (width - len(text))] for text in part]
-        yield TextBatch(
-            usable[start : start + size],
-            torch.tensor(rows),
-            [len(text) + 1 for text in part],
-            len(prompt),
-        )
+        tokens, _ = rectangle(prompt, part, limit=limit, end=model.config.eos_token_id)
+        counts = [len(text) + 1 for text in part]
+        yield TextBatch(usable[start : start + size], tokens, counts, len(prompt))
         start += size
 
 
@@ -85,7 +80,7 @@ def predictions(model, processor, batch: TextBatch, states: States | None = None
 def divergence_rows(batch: TextBatch, dense: Tensor, other: Tensor) -> list[dict]:
     """KL(dense ‖ other) in nats, per clip: {"id", "kl" (sum over its tokens), "tokens"}."""
     dense = dense.to(other.device)
-    each = (dense.exp() * (dense - other)).sum(-1)
+    each = kl_terms(dense, other).sum(-1)
     return [
         {"id": clip.id, "kl": values[:count].sum().item(), "tokens": count}
         for clip, values, count in zip(batch.clips, each, batch.counts)

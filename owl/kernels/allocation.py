@@ -8,15 +8,16 @@ the target exactly. "owl-equal" keeps the published arithmetic for comparison an
 
 from collections.abc import Sequence
 from math import ceil, floor, gcd, isfinite
+from pkgutil import resolve_name
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-ALLOCATIONS = ("uniform", "owl", "owl-equal")
-PUBLISHED_FLOOR = (
-    0.01  # sparsity that the published code gives a block whose sparsity would be <= 0
-)
+from owl.kernels.records import ALLOCATIONS
+
+# sparsity that the published code gives a block whose sparsity would be <= 0
+PUBLISHED_FLOOR = 0.01
 
 
 def allocate(
@@ -26,33 +27,90 @@ def allocate(
     sparsity: float,
     lam: float = 0.08,
 ) -> list[float]:
-    """Sparsity of each block (a fraction), in the order of `outlier_ratios`; encoder and decoder
-    blocks are one pool.
+    """Sparsity of each block (a fraction), in the order of `outlier_ratios`, or of what else the
+    allocation's record names as its guide; encoder and decoder blocks are one pool.
 
-    "uniform": `sparsity` everywhere. "owl": s_i = S − (r_i − r̄) with r = 2λ·(D − min D)/(max D −
-    min D) and r̄ weighted by `weight_counts`; where that leaves [0, 1], all blocks move by the one
-    shift that keeps Σ w·clip(s, 0, 1) = S·Σ w. "owl-equal": unweighted r̄, s ≤ 0 → 0.01, nothing
-    redistributed. All ratios equal, or one block: uniform. Raises ValueError for an unknown name,
-    different lengths, no blocks, values that are not finite, sparsity outside [0, 1), λ < 0 or not
-    finite.
+    The functions below say what each name does. All guides equal, or one block: uniform. Raises
+    ValueError for a name that decides no sparsities of blocks, different lengths, no blocks, values
+    that are not finite, sparsity outside [0, 1), λ < 0 or not finite.
     """
-    if name not in ALLOCATIONS:
-        raise ValueError(f"unknown allocation '{name}'; choose one of {', '.join(ALLOCATIONS)}")
+    known = [one.name for one in ALLOCATIONS.values() if one.level == "block"]
+    if name not in known:
+        raise ValueError(f"unknown allocation '{name}'; choose one of {', '.join(known)}")
     if not (lam >= 0 and isfinite(lam)):
         raise ValueError(f"lambda must be finite and not negative, not {lam}")
-    check_allocation(outlier_ratios, weight_counts, sparsity)
-    low, high = min(outlier_ratios), max(outlier_ratios)
-    if (
-        name == "uniform" or low == high or (name == "owl" and sparsity == 0)
-    ):  # at 0 no shift by rounding may prune a weight
-        return [sparsity] * len(outlier_ratios)
-    stretched = [2 * lam * (ratio - low) / (high - low) for ratio in outlier_ratios]
-    if name == "owl-equal":
-        mean = sum(stretched) / len(stretched)
-        wanted = [sparsity - (value - mean) for value in stretched]
-        return [value if value > 0 else PUBLISHED_FLOOR for value in wanted]
-    mean = sum(value * count for value, count in zip(stretched, weight_counts)) / sum(weight_counts)
-    return fit([sparsity - (value - mean) for value in stretched], weight_counts, sparsity)
+    record = ALLOCATIONS[name]
+    width = lam if record.width is None else record.width
+    return resolve_name(record.decide)(outlier_ratios, weight_counts, sparsity, width)
+
+
+def uniform(
+    ratios: Sequence[float], counts: Sequence[int], sparsity: float, width: float
+) -> list[float]:
+    """The target everywhere."""
+    check_allocation(ratios, counts, sparsity)
+    return [sparsity] * len(ratios)
+
+
+def owl(
+    ratios: Sequence[float], counts: Sequence[int], sparsity: float, width: float
+) -> list[float]:
+    """s_i = S − (r_i − r̄) with r = 2·`width`·(D − min D)/(max D − min D) of the outlier ratios D
+    and r̄ weighted by `counts`; where that leaves [0, 1], all blocks move by the one shift that
+    keeps Σ w·clip(s, 0, 1) = S·Σ w.
+    """
+    check_allocation(ratios, counts, sparsity)
+    # at sparsity 0 no shift by rounding may prune a weight
+    if min(ratios) == max(ratios) or sparsity == 0:
+        return [sparsity] * len(ratios)
+    kept = _stretched(ratios, width)
+    mean = _mean(kept, counts)
+    return fit([sparsity - (value - mean) for value in kept], counts, sparsity)
+
+
+def owl_equal(
+    ratios: Sequence[float], counts: Sequence[int], sparsity: float, width: float
+) -> list[float]:
+    """`owl` as published: r̄ is not weighted, s ≤ 0 → PUBLISHED_FLOOR, nothing redistributed."""
+    check_allocation(ratios, counts, sparsity)
+    if min(ratios) == max(ratios):
+        return [sparsity] * len(ratios)
+    kept = _stretched(ratios, width)
+    mean = sum(kept) / len(kept)
+    wanted = [sparsity - (value - mean) for value in kept]
+    return [value if value > 0 else PUBLISHED_FLOOR for value in wanted]
+
+
+def dlp(
+    medians: Sequence[float],
+    counts: Sequence[int],
+    sparsity: float,
+    width: float = ALLOCATIONS["dlp"].width,
+) -> list[float]:
+    """`owl` by the median of a block's pooled Wanda scores: its relative importance is
+    1 − median/Σ medians, as a low median says that few of its weights carry it.
+    """
+    return owl([-median for median in medians], counts, sparsity, width)
+
+
+def alpha(
+    exponents: Sequence[float],
+    counts: Sequence[int],
+    sparsity: float,
+    width: float = ALLOCATIONS["alpha"].width,
+) -> list[float]:
+    """By a block's spectral tail exponent (the mean of its linears' `tail_exponent`).
+
+    A heavier tail (a smaller exponent) marks a better trained block, which is pruned less:
+    sparsities are proportional to 1 − `width` … 1 + `width` in the order of the exponents, scaled
+    to the target. All equal, one block, or sparsity 0: uniform.
+    """
+    check_allocation(exponents, counts, sparsity)
+    if min(exponents) == max(exponents) or sparsity == 0:
+        return [sparsity] * len(exponents)
+    wanted = [1 - width + value for value in _stretched(exponents, width)]
+    mean = _mean(wanted, counts)
+    return fit([sparsity * value / mean for value in wanted], counts, sparsity)
 
 
 def median_sparsities(
@@ -153,54 +211,6 @@ def check_allocation(ratios: Sequence[float], counts: Sequence[int], sparsity: f
         raise ValueError(f"sparsity must be in [0, 1), not {sparsity}")
 
 
-DLP_WIDTH = 0.15  # α of the paper: half the spread of the block sparsities
-ALPHA_SPREAD = 0.3  # τ of the paper: block sparsities before scaling lie in [1 − τ, 1 + τ]
-
-
-def dlp(
-    medians: Sequence[float],
-    weight_counts: Sequence[int],
-    sparsity: float,
-    width: float = DLP_WIDTH,
-) -> list[float]:
-    """Sparsity of each block (a fraction) from the median of its pooled Wanda scores.
-
-    A block's relative importance is 1 − median/Σ medians: a low median says that few of its weights
-    carry it, so it keeps more. The importances are stretched to [0, 2·`width`] and centred on the
-    target. All medians equal, one block, or sparsity 0: uniform. ValueError as in
-    `owl.kernels.allocation.allocate`.
-    """
-    check_allocation(medians, weight_counts, sparsity)
-    low, high = min(medians), max(medians)
-    if low == high or sparsity == 0:
-        return [sparsity] * len(medians)
-    kept = [2 * width * (high - median) / (high - low) for median in medians]
-    mean = sum(value * count for value, count in zip(kept, weight_counts)) / sum(weight_counts)
-    return fit([sparsity - (value - mean) for value in kept], weight_counts, sparsity)
-
-
-def alpha(
-    exponents: Sequence[float],
-    weight_counts: Sequence[int],
-    sparsity: float,
-    spread: float = ALPHA_SPREAD,
-) -> list[float]:
-    """Sparsity of each block (a fraction) from its spectral tail exponent (the mean of its linears'
-    `tail_exponent`).
-
-    A heavier tail (a smaller exponent) marks a better trained block, which is pruned less:
-    sparsities are proportional to 1 − `spread` … 1 + `spread` in the order of the exponents, scaled
-    to the target. All equal, one block, or sparsity 0: uniform.
-    """
-    check_allocation(exponents, weight_counts, sparsity)
-    low, high = min(exponents), max(exponents)
-    if low == high or sparsity == 0:
-        return [sparsity] * len(exponents)
-    wanted = [1 - spread + 2 * spread * (exponent - low) / (high - low) for exponent in exponents]
-    mean = sum(value * count for value, count in zip(wanted, weight_counts)) / sum(weight_counts)
-    return fit([sparsity * value / mean for value in wanted], weight_counts, sparsity)
-
-
 def tail_exponent(weight: Float[Tensor, "out in"]) -> float:
     """Hill estimate of the power-law exponent of the weight's squared singular values, over their
     upper half.
@@ -217,3 +227,14 @@ def tail_exponent(weight: Float[Tensor, "out in"]) -> float:
 def mean_exponent(weights: Sequence[Tensor]) -> float:
     """`tail_exponent` averaged over a block's linears."""
     return sum(tail_exponent(weight) for weight in weights) / len(weights)
+
+
+def _stretched(values: Sequence[float], width: float) -> list[float]:
+    """Min–max to [0, 2·`width`]."""
+    low, high = min(values), max(values)
+    return [2 * width * (value - low) / (high - low) for value in values]
+
+
+def _mean(values: Sequence[float], counts: Sequence[int]) -> float:
+    """Weighted by `counts`."""
+    return sum(value * count for value, count in zip(values, counts)) / sum(counts)

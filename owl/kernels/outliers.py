@@ -50,16 +50,8 @@ def score_quantiles(scores: Float[Tensor, "..."]) -> dict[str, float]:
     flat = scores.flatten()
     mean, largest = flat.mean().item() or 1.0, flat.max().item()
     sample = flat[:: max(1, flat.numel() // 1_000_000)].float().cpu() / mean
-    levels = {
-        "q01": 0.01,
-        "q05": 0.05,
-        "q25": 0.25,
-        "q50": 0.5,
-        "q75": 0.75,
-        "q95": 0.95,
-        "q99": 0.99,
-        "q999": 0.999,
+    found = {
+        f"q{digits}": torch.quantile(sample[:2_000_000], float(f"0.{digits}")).item()
+        for digits in ("01", "05", "25", "50", "75", "95", "99", "999")
     }
-    return {
-        name: torch.quantile(sample[:2_000_000], level).item() for name, level in levels.items()
-    } | {"max": largest / mean}
+    return found | {"max": largest / mean}

@@ -1,10 +1,8 @@
 """What decides mask and kept values inside one linear: weight and input statistics in, new weight
 out.
 
-magnitude  smallest |W| of the whole matrix. wanda      smallest |W_ij|·rms_j of each output row,
-kept weights untouched (arXiv 2306.11695). sparsegpt  column by column with optimal-brain-surgeon
-updates of the columns to come (arXiv 2301.00774, algorithm 1). alps       the whole matrix at once
-by ADMM, then a least-squares refit of what is kept (arXiv 2406.07831; `owl.kernels.alps`).
+Magnitude, Wanda (arXiv 2306.11695), SparseGPT (arXiv 2301.00774, algorithm 1) and ALPS (arXiv
+2406.07831, in `owl.kernels.alps`); the table of them is `owl.kernels.records.SOLVERS`.
 
 Only the Gram matrix XᵀX of the inputs is needed; all ignore its scale. Counts follow the published
 codes: magnitude and sparsegpt prune `<= threshold`, one weight more (per matrix, per column block)
@@ -13,15 +11,27 @@ device has none. Which linears to prune and what follows from it is `owl.prune.w
 """
 
 import re
+from dataclasses import dataclass
+from pkgutil import resolve_name
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from owl.kernels import alps
+from owl.kernels.gram import check_finite, damped
+from owl.kernels.records import SOLVERS, Solver
 
-METHODS = ("magnitude", "wanda", "sparsegpt", "alps")
-Factors = Tensor | alps.Eigen | None
+
+@dataclass(frozen=True)
+class Target:
+    """`sparsity` (a fraction) of a linear, or the `group` (N, M) of an N:M pattern; sparsegpt works
+    on `block_size` columns at a time.
+    """
+
+    sparsity: float | None
+    group: tuple[int, int] | None
+    block_size: int
 
 
 def prune_weight(
@@ -33,7 +43,7 @@ def prune_weight(
     pattern: str | None = None,
     block_size: int = 128,
     damping: float = 0.01,
-    factors: Factors = None,
+    factors: object = None,
 ) -> Float[Tensor, "out in"]:
     """The pruned weight: entries exactly 0 where pruned, dtype and device of `weight`, which is
     left as it was.
@@ -55,32 +65,25 @@ def prune_weight(
     dense, gram = weight.to(device, torch.float64), gram.to(device, torch.float64)
     if factors is None:
         factors = factorise(gram, method=method, damping=damping)
-    if method == "sparsegpt":
-        return _sparsegpt(dense, gram, factors, sparsity, group, block_size).to(weight)
-    if method == "alps":
-        kept = weight.numel() - int(weight.numel() * (sparsity or 0))
-        keep = lambda score: ~_group_mask(score, *group) if group else _largest(score, kept)
-        return alps.solve(dense, factors, keep).to(weight)
-    score = (
-        dense.abs() if method == "magnitude" else dense.abs() * gram.diagonal().clamp(min=0).sqrt()
-    )
-    if group:
-        pruned = _group_mask(score, *group)
-    elif method == "magnitude":
-        pruned = _smallest(score.flatten(), int(score.numel() * sparsity) + 1).view_as(score)
-    else:
-        pruned = _smallest(score, int(score.shape[1] * sparsity))
-    return weight.masked_fill(pruned.to(weight.device), 0)
+    solve = resolve_name(solver_of(method).solve)
+    return solve(dense, gram, factors, Target(sparsity, group, block_size)).to(weight)
 
 
-def factorise(gram: Float[Tensor, "in in"], *, method: str, damping: float = 0.01) -> Factors:
+def factorise(gram: Float[Tensor, "in in"], *, method: str, damping: float = 0.01) -> object:
     """The costly part of a solver that depends on the inputs alone: sparsegpt's inverse factor,
     alps' eigendecomposition, else None.
     """
-    gram = gram.to(_device(gram), torch.float64)
-    if method == "alps":
-        return alps.decompose(gram, damping)
-    return _inverse_factor(gram, damping) if method == "sparsegpt" else None
+    prepare = solver_of(method).prepare
+    return (
+        resolve_name(prepare)(gram.to(_device(gram), torch.float64), damping) if prepare else None
+    )
+
+
+def solver_of(method: str) -> Solver:
+    """The record of a method; ValueError for an unknown one."""
+    if method not in SOLVERS:
+        raise ValueError(f"unknown method '{method}'; choose one of {', '.join(SOLVERS)}")
+    return SOLVERS[method]
 
 
 def parse_pattern(pattern: str | None) -> tuple[int, int] | None:
@@ -101,18 +104,39 @@ def _device(tensor: Tensor) -> torch.device:
     return tensor.device if tensor.device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
-def _sparsegpt(
-    dense: Tensor,
-    gram: Tensor,
-    factor: Tensor,
-    sparsity: float | None,
-    group: tuple[int, int] | None,
-    block_size: int,
-) -> Tensor:
+def magnitude(dense: Tensor, gram: Tensor, factors: None, target: Target) -> Tensor:
+    """The smallest |W| of the whole matrix go."""
+    score = dense.abs()
+    if target.group:
+        return dense.masked_fill(_group_mask(score, *target.group), 0)
+    count = int(score.numel() * target.sparsity) + 1
+    return dense.masked_fill(_smallest(score.flatten(), count).view_as(score), 0)
+
+
+def wanda(dense: Tensor, gram: Tensor, factors: None, target: Target) -> Tensor:
+    """The smallest |W_ij|·rms_j of each output row go, kept weights stay untouched."""
+    score = dense.abs() * gram.diagonal().clamp(min=0).sqrt()
+    if target.group:
+        return dense.masked_fill(_group_mask(score, *target.group), 0)
+    return dense.masked_fill(_smallest(score, int(score.shape[1] * target.sparsity)), 0)
+
+
+def fixed_count(dense: Tensor, gram: Tensor, eigen: alps.Eigen, target: Target) -> Tensor:
+    """The whole matrix at once by ADMM, then a least-squares refit of what is kept."""
+    kept = dense.numel() - int(dense.numel() * (target.sparsity or 0))
+    keep = lambda score: (
+        ~_group_mask(score, *target.group) if target.group else _largest(score, kept)
+    )
+    return alps.solve(dense, eigen, keep)
+
+
+def sparsegpt(dense: Tensor, gram: Tensor, factor: Tensor, target: Target) -> Tensor:
+    """Column by column, with optimal-brain-surgeon updates of the columns to come."""
+    group, block_size = target.group, target.block_size
     if block_size < 1:
         raise ValueError(f"block_size must be at least 1 column, not {block_size}")
     weight = dense.clone()
-    weight[:, gram.diagonal() == 0] = 0  # a dead input feature carries nothing
+    weight[:, gram.diagonal() <= 0] = 0  # a dead input feature carries nothing
     if group:
         # no group crosses a column block
         block_size = max(group[1], block_size - block_size % group[1])
@@ -123,9 +147,9 @@ def _sparsegpt(
         pruned = torch.zeros_like(block, dtype=torch.bool)
         if group is None:
             saliency = (block / local.diagonal()) ** 2
-            pruned = _smallest(saliency.flatten(), int(saliency.numel() * sparsity) + 1).view_as(
-                saliency
-            )
+            pruned = _smallest(
+                saliency.flatten(), int(saliency.numel() * target.sparsity) + 1
+            ).view_as(saliency)
         for column in range(stop - start):
             if group and column % group[1] == 0:
                 span = slice(column, column + group[1])
@@ -140,18 +164,10 @@ def _sparsegpt(
     return weight
 
 
-def _inverse_factor(gram: Tensor, damping: float) -> Tensor:
-    """Upper Cholesky factor of the inverse of the damped Gram matrix (in, in); dead features get
-    the mean diagonal.
-    """
-    diagonal = gram.diagonal()
-    mean = (
-        diagonal[diagonal > 0].mean()
-        if (diagonal > 0).any()
-        else torch.ones((), dtype=gram.dtype, device=gram.device)
-    )
-    damped = gram + torch.diag(torch.where(diagonal == 0, mean, 0.0) + damping * mean)
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+def inverse_factor(gram: Tensor, damping: float) -> Tensor:
+    """Upper Cholesky factor of the inverse of the damped Gram matrix, (in, in)."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped(gram, damping)))
+    return torch.linalg.cholesky(inverse, upper=True)
 
 
 def _smallest(score: Float[Tensor, "*rows n"], count: int) -> Bool[Tensor, "*rows n"]:
@@ -178,18 +194,13 @@ def _check(
     weight: Tensor, gram: Tensor, method: str, sparsity: float | None, pattern: str | None
 ) -> tuple[int, int] | None:
     """The pattern as (N, M) or None, once everything fits together."""
-    if method not in METHODS:
-        raise ValueError(f"unknown method '{method}'; choose one of {', '.join(METHODS)}")
+    solver_of(method)
     if gram.shape != (weight.shape[1], weight.shape[1]):
         raise ValueError(
             f"a weight of shape {tuple(weight.shape)} needs a Gram matrix (in, in), not "
             f"{tuple(gram.shape)}"
         )
-    if not torch.isfinite(weight).all() or not torch.isfinite(gram).all():
-        raise ValueError(
-            "weight and Gram matrix must be finite: the model or its calibration inputs hold NaN "
-            "or infinity"
-        )
+    check_finite(weight, gram)
     group = parse_pattern(pattern)
     if group is None and sparsity is None:
         raise ValueError("give a sparsity or an N:M pattern")

@@ -17,24 +17,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from owl.kernels.gram import check_finite, damped
+
 
 @dataclass(frozen=True)
-class Path:
+class Removal:
     """Greedy removal. `order` (groups − 1,): which group goes first, second, …; one always stays.
     `errors` (groups,): the squared output error once the first 0, 1, … of them are gone and the
     kept columns are refit."""
 
     order: Tensor
     errors: Tensor
-
-
-def centred(
-    gram: Float[Tensor, "n n"], total: Float[Tensor, " n"], rows: int
-) -> Float[Tensor, "n n"]:
-    """The Gram matrix of the inputs minus their mean, from XᵀX, the sum over rows and the number of
-    rows.
-    """
-    return gram - torch.outer(total, total) / max(1, rows)
 
 
 def removal_path(
@@ -44,7 +37,7 @@ def removal_path(
     group: int = 1,
     chunk: int = 1,
     damping: float = 0.01,
-) -> Path:
+) -> Removal:
     """In which order the groups of `group` consecutive columns are best removed, and what each step
     costs.
 
@@ -52,10 +45,11 @@ def removal_path(
     taken. `damping`: share of the mean diagonal that is added to it. ValueError for columns that
     are no multiple of `group`, or values that are not finite.
     """
-    _check(weight, gram, group)
-    # a dead input is free to remove
-    weight, damped = (weight.masked_fill(gram.diagonal() <= 0, 0), _damped(gram, damping))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    if weight.shape[1] % group:
+        raise ValueError(f"{weight.shape[1]} columns are no multiple of the group size {group}")
+    check_finite(weight, gram)
+    weight = weight.masked_fill(gram.diagonal() <= 0, 0)  # a dead input is free to remove
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped(gram, damping)))
     left = torch.arange(weight.shape[1] // group, device=weight.device)
     order, rises = [], [torch.zeros(1, dtype=weight.dtype, device=weight.device)]
     while len(left) > 1:
@@ -76,7 +70,7 @@ def removal_path(
         )
         order.append(left[going])
         left = left[staying]
-    return Path(torch.cat([*order, left[:0]]), torch.cat(rises).cumsum(0))
+    return Removal(torch.cat([*order, left[:0]]), torch.cat(rises).cumsum(0))
 
 
 def refit(
@@ -92,7 +86,7 @@ def refit(
     gone = torch.ones(weight.shape[1], dtype=torch.bool, device=weight.device).index_fill(
         0, kept, False
     )
-    factor = torch.linalg.cholesky(_damped(gram, damping)[kept][:, kept])
+    factor = torch.linalg.cholesky(damped(gram, damping)[kept][:, kept])
     return (
         weight[:, kept] + torch.cholesky_solve((weight[:, gone] @ gram[gone][:, kept]).T, factor).T
     )
@@ -102,7 +96,7 @@ def mix(errors: Sequence[Tensor], sizes: Sequence[int], budget: float) -> list[i
     """How many groups of each unit to remove: the least total error whose removed weights are
     nearest to `budget`.
 
-    `errors` per unit as in `Path`, `sizes` the weights that one group holds. The unit of the
+    `errors` per unit as in `Removal`, `sizes` the weights that one group holds. The unit of the
     smallest groups fills what combinations of the others leave, so `budget` is met within half of
     its group wherever that can be.
     """
@@ -185,20 +179,3 @@ def _saliency(weight: Tensor, inverse: Tensor, group: int) -> Tensor:
     if group == 1:
         return parts.square().sum((1, 2)) / blocks[:, 0, 0]
     return (parts * torch.cholesky_solve(parts, torch.linalg.cholesky(blocks))).sum((1, 2))
-
-
-def _damped(gram: Tensor, damping: float) -> Tensor:
-    live = gram.diagonal()[gram.diagonal() > 0]
-    mean = live.mean() if len(live) else torch.ones((), dtype=gram.dtype, device=gram.device)
-    dead = torch.where(gram.diagonal() > 0, 0.0, mean)
-    return gram + torch.diag(dead + damping * mean)
-
-
-def _check(weight: Tensor, gram: Tensor, group: int) -> None:
-    if weight.shape[1] % group:
-        raise ValueError(f"{weight.shape[1]} columns are no multiple of the group size {group}")
-    if not torch.isfinite(weight).all() or not torch.isfinite(gram).all():
-        raise ValueError(
-            "weight and Gram matrix must be finite: the model or its calibration inputs hold NaN "
-            "or infinity"
-        )

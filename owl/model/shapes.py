@@ -21,7 +21,7 @@ STACKS = ("encoder", "decoder")
 
 
 @dataclass(frozen=True)
-class Unit:
+class Part:
     """A part of a layer that can lose groups: `rows` are the linears that lose outputs, `columns`
     the one that loses the inputs they feed.
 
@@ -90,7 +90,7 @@ class Unit:
         setattr(self.owner, name, smaller.train(self.owner.training))
 
 
-def units(layer: nn.Module) -> list[Unit]:
+def parts(layer: nn.Module) -> list[Part]:
     """What can lose groups in an encoder or decoder layer: its attentions, then its feed-forward
     part.
     """
@@ -100,18 +100,18 @@ def units(layer: nn.Module) -> list[Unit]:
         if hasattr(layer, name)
     ]
     heads = [
-        Unit(name, module, ("q_proj", "k_proj", "v_proj"), "out_proj", module.head_dim)
+        Part(name, module, ("q_proj", "k_proj", "v_proj"), "out_proj", module.head_dim)
         for name, module in attentions
     ]
-    return [*heads, Unit("ffn", layer, ("fc1",), "fc2", 1)]
+    return [*heads, Part("ffn", layer, ("fc1",), "fc2", 1)]
 
 
 def silence(layer: nn.Module) -> None:
     """Make a layer return its input: every part adds zero to the residual stream."""
     with torch.no_grad():
-        for unit in units(layer):
-            unit.output.weight.zero_()
-            unit.output.bias.zero_()
+        for part in parts(layer):
+            part.output.weight.zero_()
+            part.output.bias.zero_()
 
 
 def drop_layers(model: WhisperForConditionalGeneration, names: Collection[str]) -> None:
@@ -160,7 +160,7 @@ def widths(model: WhisperForConditionalGeneration) -> dict[str, list[dict[str, i
     """
     return {
         stack: [
-            {unit.name: unit.width for unit in units(layer)}
+            {part.name: part.width for part in parts(layer)}
             for layer in getattr(model.model, stack).layers
         ]
         for stack in STACKS
@@ -206,5 +206,5 @@ class ShapedWhisper(WhisperForConditionalGeneration):
                     f"is {len(layers)}"
                 )
             for layer, shape in zip(layers, wanted):
-                for unit in units(layer):
-                    unit.resize(shape.get(unit.name, 0))
+                for part in parts(layer):
+                    part.resize(shape.get(part.name, 0))

@@ -7,23 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from owl.kernels.records import ALLOCATIONS, SOLVERS
 from owl.plots.axes import REFERENCE, percent
-
-METHOD_COLORS = {
-    "magnitude": "#999999",
-    "wanda": "#E69F00",
-    "sparsegpt": "#0072B2",
-    "alps": "#009E73",
-}
-ALLOCATION_STYLES = {
-    "uniform": "-",
-    "owl": "--",
-    "owl-equal": (0, (1, 1)),
-    "dlp": (0, (5, 1, 1, 1)),
-    "alpha": "-.",
-    "measured": ":",
-}
-MARKERS = {"uniform": "o", "owl": "s", "owl-equal": "v", "dlp": "^", "alpha": "D", "measured": "*"}
 
 
 def grid_lines(
@@ -44,9 +29,9 @@ def grid_lines(
     for (method, allocation), rows in table.groupby(["method", "allocation"], sort=False):
         rows = rows.sort_values("sparsity")
         look = {
-            "color": METHOD_COLORS[method],
-            "linestyle": ALLOCATION_STYLES[allocation],
-            "marker": MARKERS[allocation],
+            "color": SOLVERS[method].colour,
+            "linestyle": ALLOCATIONS[allocation].line,
+            "marker": ALLOCATIONS[allocation].marker,
         }
         ax.plot(rows.sparsity, rows[value], markersize=5, linewidth=1.3, **look)
         ax.vlines(
@@ -69,14 +54,12 @@ def grid_legend(table: pd.DataFrame, ax: Axes) -> Axes:
     """What the colours (methods) and line styles (allocations) of `grid_lines` mean, beside the
     axes.
     """
-    handles = [
-        Line2D([], [], color=METHOD_COLORS[name], label=name) for name in table.method.unique()
-    ]
+    solvers = [SOLVERS[name] for name in table.method.unique()]
+    allocations = [ALLOCATIONS[name] for name in table.allocation.unique()]
+    handles = [Line2D([], [], color=one.colour, label=one.name) for one in solvers]
     handles += [
-        Line2D(
-            [], [], color="0.3", linestyle=ALLOCATION_STYLES[name], marker=MARKERS[name], label=name
-        )
-        for name in table.allocation.unique()
+        Line2D([], [], color="0.3", linestyle=one.line, marker=one.marker, label=one.name)
+        for one in allocations
     ]
     ax.legend(handles=handles, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return ax

@@ -103,7 +103,7 @@ def recovery_curve(table: pd.DataFrame, ax: Axes) -> Axes:
     """table: round, minutes (training), kl and kept (nats per token, held-out clips): a line per
     round; grey marks what pruning left before it.
     """
-    for number, part in table.groupby("round"):
+    for _, part in table.groupby("round"):
         ax.plot(part.minutes, part.kl, color=PRUNED, marker="o", markersize=3)
         first, best = part.iloc[0], part.loc[(part.kl - part.kept).abs().idxmin()]
         ax.plot(

@@ -16,6 +16,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from owl.data.load import Clip
+from owl.kernels import teacher_forcing
+from owl.kernels.gram import centred
 from owl.model.decoding import input_features
 from owl.model.whisper import (
     Block,
@@ -50,7 +52,7 @@ class Statistics:
     @property
     def centred(self) -> Tensor:
         """The Gram matrix of the inputs minus their mean, (in, in)."""
-        return self.gram - torch.outer(self.total, self.total) / max(1, self.rows)
+        return centred(self.gram, self.total, self.rows)
 
     @property
     def rms(self) -> Tensor:
@@ -111,24 +113,19 @@ def prepare(
     limit, frames = model.config.max_target_positions, model.config.max_source_positions
     batches = []
     for start in range(0, len(clips), batch_size):
-        part = clips[start : start + batch_size]
-        rows = [([*prompt, *tokens])[:limit] for tokens in texts[start : start + batch_size]]
-        width = max(len(row) for row in rows)
-        tokens = torch.tensor(
-            [row + [model.config.eos_token_id] * (width - len(row)) for row in rows], device=device
+        sounds = [clip.audio for clip in clips[start : start + batch_size]]
+        tokens, text_rows = teacher_forcing.rectangle(
+            prompt, texts[start : start + batch_size], limit=limit, end=model.config.eos_token_id
         )
         valid = [
-            frames if padding == "include" else valid_frames(len(clip.audio), model)
-            for clip in part
+            frames if padding == "include" else valid_frames(len(sound), model) for sound in sounds
         ]
         batches.append(
             Batch(
-                audio=embed_audio(
-                    model, input_features(model, processor, [clip.audio for clip in part])
-                ),
-                audio_rows=_first(valid, frames, device),
-                text=embed_text(model, tokens),
-                text_rows=_first([len(row) for row in rows], width, device),
+                audio=embed_audio(model, input_features(model, processor, sounds)),
+                audio_rows=teacher_forcing.first(valid, frames).to(device),
+                text=embed_text(model, tokens.to(device)),
+                text_rows=text_rows.to(device),
             )
         )
     return batches
@@ -167,8 +164,7 @@ def walk(
         _warn_if_singular(block, collected)
         yield block, {linear.name: collected[linear.inputs] for linear in block.linears}
         if modified:
-            for batch in batches:
-                store(block, batch, _forward(block, batch))
+            _advance(block, batches)
 
 
 def _inputs(block: Block) -> dict:
@@ -183,6 +179,7 @@ def _empty(linear, gram: bool) -> Statistics:
     return Statistics(zeros, torch.diag(zeros) if gram else None, [], [])
 
 
+@torch.inference_mode()
 def _observe(
     block: Block, batch: Batch, collected: dict[str, Statistics], skip_encoder: bool
 ) -> Tensor:
@@ -201,7 +198,7 @@ def _observe(
         )
         hooks.append(linear.module.register_forward_pre_hook(hook))
     try:
-        return _forward(block, batch)
+        return forward(block, batch)
     finally:
         for hook in hooks:
             hook.remove()
@@ -216,9 +213,6 @@ def forward(block: Block, batch: Batch) -> Tensor:
     )
 
 
-_forward = torch.inference_mode()(forward)
-
-
 def store(block: Block, batch: Batch, states: Tensor) -> None:
     """Put a block's output where the next one reads."""
     if block.in_decoder:
@@ -228,14 +222,15 @@ def store(block: Block, batch: Batch, states: Tensor) -> None:
 
 
 @torch.inference_mode()
+def _advance(block: Block, batches: Sequence[Batch]) -> None:
+    for batch in batches:
+        store(block, batch, forward(block, batch))
+
+
+@torch.inference_mode()
 def _finish_encoder(model, batches: Sequence[Batch]) -> None:
     for batch in batches:
         batch.audio = finish_encoder(model, batch.audio)
-
-
-def _first(counts: Sequence[int], width: int, device) -> Tensor:
-    """(len(counts), width) bool: the first counts[i] positions of row i."""
-    return torch.arange(width, device=device) < torch.tensor(counts, device=device)[:, None]
 
 
 def _warn_if_singular(block: Block, collected: dict[str, Statistics]) -> None:
@@ -248,7 +243,6 @@ def _warn_if_singular(block: Block, collected: dict[str, Statistics]) -> None:
         worst = max(short, key=lambda statistics: len(statistics.total) / max(1, statistics.rows))
         warnings.warn(
             f"{block.name}: {worst.rows} token rows for {len(worst.total)} inputs make a singular "
-            "Gram matrix; "
-            "solvers damp it, but more calibration samples would serve better",
+            "Gram matrix; solvers damp it, but more calibration samples would serve better",
             stacklevel=2,
         )

@@ -77,9 +77,11 @@ def saved_labels(dataset: Dataset, saved: Sequence[dict]) -> Labels:
     return Labels(clips, [tokens[clip.id] for clip in clips], {}, dataset.language)
 
 
-def calibration_batches(config: Config, model, processor, labels: Labels) -> list[Batch]:
-    """Fresh batches for one `owl.prune.calibration.walk`, with the config's batch size and
-    treatment of padding.
+def calibration_batches(
+    config: Config, model, processor, labels: Labels, batch_size: int | None = None
+) -> list[Batch]:
+    """Fresh batches for one `owl.prune.calibration.walk`, with the config's treatment of padding
+    and, unless another is given, its batch size.
     """
     return prepare(
         model,
@@ -88,7 +90,7 @@ def calibration_batches(config: Config, model, processor, labels: Labels) -> lis
         labels.tokens,
         language=labels.language,
         padding=config.pruning.calibration.padding,
-        batch_size=config.evaluation.batch_size,
+        batch_size=batch_size or config.evaluation.batch_size,
     )
 
 

@@ -11,11 +11,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from owl.kernels.teacher_forcing import kl_terms
 from owl.model.whisper import Block, finish_decoder, finish_encoder, run_block
 from owl.prune.calibration import Batch
 
 
-class Probe:
+class Fitness:
     """Clips with the dense model's predictions for them. `batches` come from
     `owl.prune.calibration.prepare` on the dense model.
 
@@ -29,10 +30,7 @@ class Probe:
         self.rows = [batch.text_rows[:, prompt - 1 :] for batch in batches]
         self.first = list(self.states)
         self.encoded = [self._encode(audio, 0) for audio, _ in self.states]
-        self.dense = [
-            self._logs(encoded, text, self._decoder_start)
-            for encoded, (_, text) in zip(self.encoded, self.states)
-        ]
+        self.dense = self._decoded(self.encoded, self.states, self._decoder_start)
 
     @property
     def _decoder_start(self) -> int:
@@ -53,35 +51,25 @@ class Probe:
         """
         encoded = self.encode(weights) if encoded is None else encoded
         with self._replaced(weights):
-            logs = [
-                self._logs(states, text, self._decoder_start)
-                for states, (_, text) in zip(encoded, self.first)
-            ]
-        return self._mean_divergence(logs)
+            return self._mean_divergence(self._decoded(encoded, self.first, self._decoder_start))
 
     def divergence_from(self, block: Block, weights: Mapping[str, Tensor]) -> float:
         """The same when only linears of `block`, at which `advance` has arrived, are replaced."""
         index = [one.name for one in self.every].index(block.name)
         with self._replaced(weights):
-            if block.in_decoder:
-                logs = [
-                    self._logs(encoded, text, index)
-                    for encoded, (_, text) in zip(self.encoded, self.states)
-                ]
-            else:
-                logs = [
-                    self._logs(self._encode(audio, index), text, self._decoder_start)
-                    for audio, text in self.states
-                ]
-        return self._mean_divergence(logs)
+            encoded = self.encoded
+            if not block.in_decoder:
+                encoded = [self._encode(audio, index) for audio, _ in self.states]
+            start = max(index, self._decoder_start)
+            return self._mean_divergence(self._decoded(encoded, self.states, start))
 
     @torch.inference_mode()
     def advance(self, block: Block) -> None:
         """Go on past `block` with the dense model's own states."""
-        moved = zip(self.states, self.encoded)
         if block.in_decoder:
             self.states = [
-                (audio, run_block(block, text, encoded)) for (audio, text), encoded in moved
+                (audio, run_block(block, text, encoded))
+                for (audio, text), encoded in zip(self.states, self.encoded)
             ]
         else:
             self.states = [(run_block(block, audio), text) for audio, text in self.states]
@@ -93,16 +81,22 @@ class Probe:
         return finish_encoder(self.model, audio)
 
     @torch.inference_mode()
-    def _logs(self, encoded: Tensor, text: Tensor, start: int) -> Tensor:
-        """Log probabilities (clips, positions from the prompt's last, vocabulary)."""
-        for block in self.every[start:]:
-            text = run_block(block, text, encoded)
-        return finish_decoder(self.model, text[:, self.prompt - 1 :]).float().log_softmax(-1)
+    def _decoded(self, encoded: Sequence[Tensor], states: Sequence, start: int) -> list[Tensor]:
+        """Log probabilities (clips, positions from the prompt's last, vocabulary) per batch, from
+        the text states before the block at `start`.
+        """
+        logs = []
+        for audio, (_, text) in zip(encoded, states):
+            for block in self.every[start:]:
+                text = run_block(block, text, audio)
+            logits = finish_decoder(self.model, text[:, self.prompt - 1 :])
+            logs.append(logits.float().log_softmax(-1))
+        return logs
 
     def _mean_divergence(self, logs: Sequence[Tensor]) -> float:
         total = count = 0.0
         for dense, changed, rows in zip(self.dense, logs, self.rows):
-            total += (dense.exp() * (dense - changed)).sum(-1)[rows].double().sum().item()
+            total += kl_terms(dense, changed).sum(-1)[rows].double().sum().item()
             count += rows.sum().item()
         return total / count
 

@@ -4,6 +4,7 @@ pruning uses.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -11,16 +12,9 @@ import torch
 from torch import Tensor
 
 from owl.config.load import Config
-from owl.kernels.allocation import (
-    ALLOCATIONS,
-    allocate,
-    alpha,
-    dlp,
-    mean_exponent,
-    median_sparsities,
-    mixed_groups,
-)
+from owl.kernels.allocation import allocate, mean_exponent, median_sparsities, mixed_groups
 from owl.kernels.outliers import outlier_ratio, wanda_score
+from owl.kernels.records import ALLOCATIONS
 from owl.model.whisper import Block, Linear
 from owl.prune.calibration import Batch, Statistics, walk
 from owl.prune.weights import spread
@@ -89,28 +83,30 @@ class Guides:
     lam: float
     multiple: float
 
+    @cached_property
+    def exponents(self) -> list[float]:
+        """Of the spectra's tails."""
+        return [
+            mean_exponent([linear.module.weight for linear in block.linears])
+            for block in self.blocks
+        ]
+
     def sparsities(self, name: str, sparsity: float) -> list[float]:
         """Sparsity per block under a named allocation, "measured" excepted: that one is a search
         (`owl.prune.measured`).
         """
-        counts = [block.weight_count for block in self.blocks]
-        if name == "dlp":
-            return dlp(self.medians, counts, sparsity)
-        if name == "alpha":
-            exponents = [
-                mean_exponent([linear.module.weight for linear in block.linears])
-                for block in self.blocks
-            ]
-            return alpha(exponents, counts, sparsity)
-        if name == "median":
+        record = ALLOCATIONS[name]
+        if record.level == "linear":
             return per_block(self.blocks, median_of(self.blocks, sparsity, self.lam, self.multiple))
-        return allocate(name, self.outlier_ratios, counts, sparsity, self.lam)
+        counts = [block.weight_count for block in self.blocks]
+        return allocate(name, getattr(self, record.guide), counts, sparsity, self.lam)
 
     def all(self, sparsity: float) -> pd.DataFrame:
         """Every one of them side by side (columns block, allocation, sparsity)."""
         return pd.DataFrame(
             {"block": block.name, "allocation": name, "sparsity": value}
-            for name in (*ALLOCATIONS, "dlp", "alpha", "median")
+            for name, record in ALLOCATIONS.items()
+            if record.level != "unit"
             for block, value in zip(self.blocks, usable(self.sparsities(name, sparsity)))
         )
 
@@ -120,7 +116,7 @@ def chosen_sparsities(config: Config, guides: Guides) -> dict[str, float]:
     where the pattern is mixed N:M.
     """
     pruning, blocks = config.pruning, guides.blocks
-    if pruning.allocation_name == "median":
+    if ALLOCATIONS[pruning.allocation_name].level == "linear":
         return median_of(blocks, pruning.sparsity, guides.lam, guides.multiple)
     wanted = usable(guides.sparsities(pruning.allocation_name, pruning.sparsity))
     if pruning.group_size:

@@ -24,7 +24,7 @@ from owl.kernels.allocation import fit
 from owl.model.whisper import Block, prompt_tokens
 from owl.prune import search
 from owl.prune.calibration_text import Labels, calibration_batches
-from owl.prune.fitness import Probe
+from owl.prune.fitness import Fitness
 from owl.run import cache
 from owl.run.files import whole_folder
 
@@ -69,21 +69,23 @@ def allocate(
         for name, values in starts.items()
     }
     named["budget"] = search.solve_budget(database.divergence, sizes, config.pruning.sparsity)
-    probe = probe_of(config, model, processor, every, first(measuring, SEARCHING_CLIPS))
+    fitness = fitness_of(config, model, processor, every, first(measuring, SEARCHING_CLIPS))
     found = search.search(
-        database, probe, named, offspring=OFFSPRING, seed=config.pruning.calibration.seed
+        database, fitness, named, offspring=OFFSPRING, seed=config.pruning.calibration.seed
     )
-    judge = probe_of(config, model, processor, every, first(judging, JUDGING_CLIPS))
-    rows = [
-        one | {"held_out_kl": judge.divergence(search.assemble(database, one["sparsities"]))}
-        for one in found
+    judge = fitness_of(config, model, processor, every, first(judging, JUDGING_CLIPS))
+    judged = [
+        judge.divergence(search.assemble(database, candidate.sparsities)) for candidate in found
     ]
-    best = min(rows, key=lambda row: row["held_out_kl"])
+    best = found[int(np.argmin(judged))]
     return Measured(
-        sparsities=search.by_linear(database.units, best["sparsities"]),
-        winner=best["name"],
+        sparsities=search.by_linear(database.units, best.sparsities),
+        winner=best.name,
         curves=curves_of(database),
-        candidates=pd.DataFrame(rows)[["name", "kl", "held_out_kl"]],
+        candidates=pd.DataFrame(
+            {"name": one.name, "kl": one.kl, "held_out_kl": held_out}
+            for one, held_out in zip(found, judged)
+        ),
         seconds_database=seconds_database,
         seconds_search=time.perf_counter() - started,
     )
@@ -98,10 +100,10 @@ def curves_of(database: search.Database) -> pd.DataFrame:
     )
 
 
-def probe_of(config: Config, model, processor, every: Sequence[Block], chosen: Labels) -> Probe:
-    """A probe of the dense model on these clips."""
+def fitness_of(config: Config, model, processor, every: Sequence[Block], chosen: Labels) -> Fitness:
+    """Measured on these clips against the dense model."""
     batches = calibration_batches(config, model, processor, chosen)
-    return Probe(model, every, batches, len(prompt_tokens(model, chosen.language)))
+    return Fitness(model, every, batches, len(prompt_tokens(model, chosen.language)))
 
 
 def first(labels: Labels, count: int) -> Labels:
@@ -133,9 +135,9 @@ def database_of(
     folder = databases / key_of(config, model, every, measuring)
     if not folder.exists():
         started = time.perf_counter()
-        probe = probe_of(config, model, processor, every, first(measuring, MEASURING_CLIPS))
+        fitness = fitness_of(config, model, processor, every, first(measuring, MEASURING_CLIPS))
         batches = calibration_batches(config, model, processor, measuring)
-        built = search.build(model, every, batches, probe, method=config.pruning.method)
+        built = search.build(model, every, batches, fitness, method=config.pruning.method)
         with whole_folder(folder, keep=True) as target:
             for level, weights in zip(search.LEVELS, built.weights):
                 save_file(weights, target / f"{level}.safetensors")

@@ -11,7 +11,7 @@ search. Sources: EvoPress (arXiv 2410.14649) for database and search; HAWQ-like 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from owl.kernels.solvers import prune_weight
 from owl.model.whisper import Block, Linear
 from owl.prune.calibration import Batch, walk
-from owl.prune.fitness import Probe
+from owl.prune.fitness import Fitness
 from owl.prune.weights import COLUMN_BLOCK, Shared
 
 LEVELS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # sparsities in the database
@@ -56,6 +56,17 @@ class Database:
     weights: list[dict[str, Tensor]]  # per level
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """An allocation that was tried: `sparsities` per unit, `kl` (nats per token) of the model that
+    is assembled by it.
+    """
+
+    name: str
+    sparsities: list[float]
+    kl: float
+
+
 def units(every: Sequence[Block]) -> list[Unit]:
     """The units of all blocks in order; a block without targeted linears of a kind has no such
     unit.
@@ -75,7 +86,7 @@ def build(
     model,
     every: Sequence[Block],
     batches: Sequence[Batch],
-    probe: Probe,
+    fitness: Fitness,
     *,
     method: str,
     damping: float = 0.01,
@@ -104,11 +115,13 @@ def build(
         for unit in (unit for unit in found if unit.block == block.name):
             rows.append(
                 [
-                    probe.divergence_from(block, {one.name: kept[one.name] for one in unit.linears})
+                    fitness.divergence_from(
+                        block, {one.name: kept[one.name] for one in unit.linears}
+                    )
                     for kept in weights
                 ]
             )
-        probe.advance(block)
+        fitness.advance(block)
     return Database(found, np.array(rows), weights)
 
 
@@ -179,8 +192,8 @@ class Trials:
     """Divergences of assembled models. The encoder's outputs for the best are kept: an offspring
     that moves budget between decoder units needs no second pass of it."""
 
-    def __init__(self, database: Database, probe: Probe):
-        self._database, self._probe = database, probe
+    def __init__(self, database: Database, fitness: Fitness):
+        self._database, self._fitness = database, fitness
         self._best, self._encoder, self._encoded = float("inf"), None, []
 
     def measure(self, sparsities: Sequence[float]) -> float:
@@ -191,8 +204,8 @@ class Trials:
             for unit, value in zip(self._database.units, sparsities)
             if unit.block.startswith("encoder")
         ]
-        encoded = self._encoded if encoder == self._encoder else self._probe.encode(weights)
-        found = self._probe.divergence(weights, encoded)
+        encoded = self._encoded if encoder == self._encoder else self._fitness.encode(weights)
+        found = self._fitness.divergence(weights, encoded)
         if found < self._best:
             self._best, self._encoder, self._encoded = found, encoder, encoded
         return found
@@ -200,40 +213,33 @@ class Trials:
 
 def search(
     database: Database,
-    probe: Probe,
+    fitness: Fitness,
     starts: Mapping[str, Sequence[float]],
     *,
     offspring: int,
     seed: int = 0,
-) -> list[dict]:
-    """{"name", "sparsities" (per unit), "kl"} of every start and, last, of what evolved from the
-    best of them; all of one budget.
+) -> list[Candidate]:
+    """Every start and, last, what evolved from the best of them; all of one budget.
 
     Each offspring moves the same number of weights from one unit's budget to another's; it survives
     when the assembled model diverges less.
     """
-    draw, sizes, measure = (
-        np.random.default_rng(seed),
-        [unit.weights for unit in database.units],
-        Trials(database, probe).measure,
-    )
-    tried = [
-        {"name": name, "sparsities": list(values), "kl": measure(values)}
-        for name, values in starts.items()
-    ]
-    best = min(tried, key=lambda one: one["kl"])
+    draw, sizes = np.random.default_rng(seed), [unit.weights for unit in database.units]
+    measure = Trials(database, fitness).measure
+    tried = [Candidate(name, list(values), measure(values)) for name, values in starts.items()]
+    best = min(tried, key=lambda one: one.kl)
     for _ in tqdm(range(offspring if len(sizes) > 1 else 0), desc="evolution", unit="candidate"):
         giver, taker = draw.choice(len(sizes), 2, replace=False)
         room = min(
-            (LEVELS[-1] - best["sparsities"][taker]) * sizes[taker],
-            best["sparsities"][giver] * sizes[giver],
+            (LEVELS[-1] - best.sparsities[taker]) * sizes[taker],
+            best.sparsities[giver] * sizes[giver],
         )
         moved = max(0.0, min(room, draw.uniform(*MOVES) * min(sizes[giver], sizes[taker])))
-        child = list(best["sparsities"])
+        child = list(best.sparsities)
         child[giver] -= moved / sizes[giver]
         child[taker] += moved / sizes[taker]
-        best = min(best, {"sparsities": child, "kl": measure(child)}, key=lambda one: one["kl"])
-    return [*tried, {**best, "name": "evolved"}]
+        best = min(best, Candidate("evolved", child, measure(child)), key=lambda one: one.kl)
+    return [*tried, replace(best, name="evolved")]
 
 
 def by_linear(found: Sequence[Unit], sparsities: Sequence[float]) -> dict[str, float]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from owl.kernels.gram import centred, energy
 from owl.kernels.structured import (
-    centred,
     columns_of,
     fit_budgets,
     influence,
@@ -24,7 +24,7 @@ from owl.kernels.structured import (
     refit,
     removal_path,
 )
-from owl.model.shapes import Unit, align, drop_layers, remember, silence, units
+from owl.model.shapes import Part, align, drop_layers, parts, remember, silence
 from owl.model.whisper import Block
 from owl.prune.calibration import Batch, Statistics, walk
 from owl.prune.weights import PrunedLinear
@@ -34,7 +34,7 @@ WHOLE = 1 - 1e-9  # a sparsity from here on means the whole block
 
 
 @dataclass(frozen=True)
-class NarrowedUnit(PrunedLinear):
+class NarrowedPart(PrunedLinear):
     """What happened to an attention or a feed-forward part, named by the linear that was refit;
     `weights` and `sparsity` (share removed) are of all its linears. `error` is that linear's,
     without what its new bias makes up for; 1 for a dropped layer."""
@@ -53,7 +53,7 @@ def narrow(
     structures: Sequence[str],
     equal_widths: bool = False,
     damping: float = 0.01,
-) -> list[NarrowedUnit]:
+) -> list[NarrowedPart]:
     """Remove `structures` ("heads", "neurons") until each block of `every` has lost its share of
     weights: `sparsities` by linear name.
 
@@ -74,12 +74,12 @@ def narrow(
     ):
         if block.name in dropped:
             silence(block.module)
-            kept = {unit.name: [] for unit in units(block.module)}
+            kept = {part.name: [] for part in parts(block.module)}
         else:
             kept = _kept(block, statistics, budgets[block.name], structures, damping)
         rows += [
-            _cut(block, unit, kept.get(unit.name), _target(block, sparsities), statistics, damping)
-            for unit in _whole(block)
+            _cut(block, part, kept.get(part.name), _target(block, sparsities), statistics, damping)
+            for part in _whole(block)
         ]
         if "encoder_attn" in kept:
             listeners[block.name] = kept["encoder_attn"]
@@ -107,7 +107,7 @@ def whole_layers(
     whole = [
         index
         for index, block in enumerate(every)
-        if len(block.linears) == sum(len(unit.linears) for unit in units(block.module))
+        if len(block.linears) == sum(len(part.linears) for part in parts(block.module))
     ]
     counts = [every[index].weight_count for index in whole]
     budget = sparsity * sum(block.weight_count for block in every)
@@ -142,7 +142,7 @@ def _dropped(every: Sequence[Block], sparsities: Mapping[str, float]) -> set[str
     """
     gone = [block for block in every if block.linears and _target(block, sparsities) >= WHOLE]
     for block in gone:
-        if len(block.linears) < sum(len(unit.linears) for unit in units(block.module)):
+        if len(block.linears) < sum(len(part.linears) for part in parts(block.module)):
             raise ValueError(
                 f"{block.name} is to lose all its targeted weights, but not all its linears are "
                 "targeted; target them or prune less"
@@ -155,18 +155,18 @@ def _dropped(every: Sequence[Block], sparsities: Mapping[str, float]) -> set[str
     return {block.name for block in gone}
 
 
-def _whole(block: Block) -> list[Unit]:
-    """The units of which every linear is targeted."""
+def _whole(block: Block) -> list[Part]:
+    """The parts of which every linear is targeted."""
     targeted = {id(linear.module) for linear in block.linears}
     return [
-        unit
-        for unit in units(block.module)
-        if all(id(linear) in targeted for linear in unit.linears)
+        part
+        for part in parts(block.module)
+        if all(id(linear) in targeted for linear in part.linears)
     ]
 
 
-def _removable(block: Block, structures: Sequence[str]) -> list[Unit]:
-    return [unit for unit in _whole(block) if unit.structure in structures and unit.width > 1]
+def _removable(block: Block, structures: Sequence[str]) -> list[Part]:
+    return [part for part in _whole(block) if part.structure in structures and part.width > 1]
 
 
 def _budgets(
@@ -176,7 +176,7 @@ def _budgets(
     wanted = {block.name: _target(block, sparsities) * block.weight_count for block in blocks}
     most = {
         block.name: sum(
-            (unit.width - 1) * unit.group_weights for unit in _removable(block, structures)
+            (part.width - 1) * part.group_weights for part in _removable(block, structures)
         )
         for block in blocks
     }
@@ -198,86 +198,81 @@ def _kept(
     structures: Sequence[str],
     damping: float,
 ) -> dict[str, list[int]]:
-    """The groups to keep by name of the units that may lose some."""
+    """The groups to keep by name of the parts that may lose some."""
     found = _removable(block, structures) if budget > 0 else []
     paths = [
         removal_path(
-            *_problem(block, unit, statistics)[:2],
-            group=unit.size,
-            chunk=max(1, unit.width // STEPS),
+            *_problem(block, part, statistics)[:2],
+            group=part.size,
+            chunk=max(1, part.width // STEPS),
             damping=damping,
         )
-        for unit in found
+        for part in found
     ]
     counts = (
-        mix([path.errors for path in paths], [unit.group_weights for unit in found], budget)
+        mix([path.errors for path in paths], [part.group_weights for part in found], budget)
         if found
         else []
     )
     gone = [set(path.order[:count].tolist()) for path, count in zip(paths, counts)]
-    return {unit.name: sorted({*range(unit.width)} - groups) for unit, groups in zip(found, gone)}
+    return {part.name: sorted({*range(part.width)} - groups) for part, groups in zip(found, gone)}
 
 
 def _cut(
     block: Block,
-    unit: Unit,
+    part: Part,
     kept: list[int] | None,
     target: float,
     statistics: Mapping[str, Statistics],
     damping: float,
-) -> NarrowedUnit:
-    """Make the unit smaller, refit its output linear and bias to stand in for all groups, and say
+) -> NarrowedPart:
+    """Make the part smaller, refit its output linear and bias to stand in for all groups, and say
     what that did.
 
     `kept` None: nothing may go; []: the layer is about to be dropped.
     """
     started, width, count = (
         time.perf_counter(),
-        unit.width,
-        sum(linear.weight.numel() for linear in unit.linears),
+        part.width,
+        sum(linear.weight.numel() for linear in part.linears),
     )
     left, error = width if kept is None else len(kept), float(kept == [])
     if 0 < left < width:
-        weight, gram, mean = _problem(block, unit, statistics)
-        index = columns_of(torch.tensor(kept, device=weight.device), unit.size)
+        weight, gram, mean = _problem(block, part, statistics)
+        index = columns_of(torch.tensor(kept, device=weight.device), part.size)
         refitted = refit(weight, gram, index, damping=damping)
         change = weight.index_add(1, index, -refitted)
-        error = _squared(change, gram) / max(
-            _squared(weight, statistics[f"{block.name}.{unit.path}"].gram.to(gram)), 1e-300
+        error = energy(change, gram) / max(
+            energy(weight, statistics[f"{block.name}.{part.path}"].gram.to(gram)), 1e-300
         )
-        unit.keep(torch.tensor(kept))
-        unit.output.weight.data.copy_(refitted)
-        unit.output.bias.data += (change @ mean).to(unit.output.bias)
-    return NarrowedUnit(
-        linear=f"{block.name}.{unit.path}",
+        part.keep(torch.tensor(kept))
+        part.output.weight.data.copy_(refitted)
+        part.output.bias.data += (change @ mean).to(part.output.bias)
+    return NarrowedPart(
+        linear=f"{block.name}.{part.path}",
         block=block.name,
-        kind=unit.path,
+        kind=part.path,
         weights=count,
-        token_rows=statistics[f"{block.name}.{unit.path}"].rows,
+        token_rows=statistics[f"{block.name}.{part.path}"].rows,
         target_sparsity=target,
         sparsity=1 - left / width,
         error=error,
         seconds=time.perf_counter() - started,
-        structure=unit.structure,
+        structure=part.structure,
         width_before=width,
         width=left,
     )
 
 
 def _problem(
-    block: Block, unit: Unit, statistics: Mapping[str, Statistics]
+    block: Block, part: Part, statistics: Mapping[str, Statistics]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(weight, centred Gram matrix, mean) of the linear that loses inputs and of these inputs, in
     float64, on the CPU for MPS.
     """
-    seen = statistics[f"{block.name}.{unit.path}"]
-    weight = unit.output.weight.data.to(
+    seen = statistics[f"{block.name}.{part.path}"]
+    weight = part.output.weight.data.to(
         "cpu" if seen.gram.device.type == "mps" else seen.gram.device, torch.float64
     )
     total = seen.total.to(weight)
     return weight, centred(seen.gram.to(weight), total, seen.rows), total / max(1, seen.rows)
-
-
-def _squared(weight: Tensor, gram: Tensor) -> float:
-    """‖XWᵀ‖² from XᵀX."""
-    return ((weight @ gram) * weight).sum().item()

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from owl.kernels.solvers import Factors, factorise, parse_pattern, prune_weight
+from owl.errors import MissedTarget
+from owl.kernels.gram import relative_output_error
+from owl.kernels.solvers import factorise, parse_pattern, prune_weight, solver_of
 from owl.model.whisper import Block, Linear
 from owl.prune.calibration import Batch, Statistics, walk
 
@@ -52,14 +54,13 @@ def prune(
 
     `pattern`: one for all, or by linear name (mixed N:M; "M:M" leaves a linear as it is). With
     `bias_refit` a linear that has a bias gets the one that makes its mean output on the calibration
-    rows the dense one's, and sparsegpt and alps then minimise what no bias can mend: the error of
-    the centred inputs.
+    rows the dense one's, and solvers that update kept weights then minimise what no bias can mend:
+    the error of the centred inputs.
 
-    Raises AssertionError where the realised sparsity is off its target by more than the solver's
-    counting allows: one weight per row (wanda), per matrix (magnitude, alps) or per column block
-    (sparsegpt); nothing for N:M.
+    Raises MissedTarget where the realised sparsity is off its target by more than the solver's
+    `count` in `owl.kernels.records.SOLVERS`; nothing may differ for N:M.
     """
-    pruned, factors = [], Shared(method, damping)
+    pruned, factors, solver = [], Shared(method, damping), solver_of(method)
     for block, statistics in walk(
         model, every, batches, gram=True, modified=True, description="prune"
     ):
@@ -68,7 +69,7 @@ def prune(
             own = pattern if isinstance(pattern, str) else pattern[linear.name]
             target, seen = _target(sparsities[linear.name], own), statistics[linear.name]
             moves_bias = bias_refit and linear.module.bias is not None
-            gram, made = factors.of(linear, seen, moves_bias and method in ("sparsegpt", "alps"))
+            gram, made = factors.of(linear, seen, moves_bias and solver.updates)
             after = prune_weight(
                 before,
                 gram,
@@ -83,7 +84,7 @@ def prune(
                 linear.module.bias.data += (
                     (before - after).to(seen.total) @ seen.total / seen.rows
                 ).to(before)
-            dead = int((gram.diagonal() <= 0).sum()) if method == "sparsegpt" else 0
+            dead = int((gram.diagonal() <= 0).sum()) if solver.updates else 0
             sparsity = _realised(linear, before, after, sparsities[linear.name], method, own, dead)
             pruned.append(
                 PrunedLinear(
@@ -113,9 +114,9 @@ class Shared:
 
     def __init__(self, method: str, damping: float):
         self.method, self.damping = method, damping
-        self.made: dict[tuple[bool, bool], tuple[Statistics, Tensor, Factors]] = {}
+        self.made: dict[tuple[bool, bool], tuple[Statistics, Tensor, object]] = {}
 
-    def of(self, linear: Linear, seen: Statistics, centred: bool) -> tuple[Tensor, Factors]:
+    def of(self, linear: Linear, seen: Statistics, centred: bool) -> tuple[Tensor, object]:
         """(Gram matrix, factors) of the inputs, or of the inputs minus their mean."""
         slot = linear.inputs == "encoder output", centred
         if slot not in self.made or self.made[slot][0] is not seen:
@@ -134,21 +135,6 @@ def spread(every: Sequence[Block], per_block: Sequence[float]) -> dict[str, floa
     }
 
 
-def relative_output_error(
-    before: Tensor, after: Tensor, gram: Tensor, centred: Tensor | None = None
-) -> float:
-    """‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖² from the Gram matrix XᵀX (in, in); 0 where the output was all zeros
-    already.
-
-    Give the Gram matrix of the `centred` inputs too where the bias takes up the mean of the
-    difference.
-    """
-    energy = lambda weight, inputs: ((weight @ inputs.cpu().double()) * weight).sum().item()
-    dense, change = before.cpu().double(), (before.cpu().double() - after.cpu().double())
-    scale = energy(dense, gram)
-    return energy(change, gram if centred is None else centred) / scale if scale > 0 else 0.0
-
-
 def _target(sparsity: float, pattern: str) -> dict:
     kept, _, size = pattern.partition(":")
     if kept == size:
@@ -165,26 +151,20 @@ def _realised(
     pattern: str,
     dead: int,
 ) -> float:
-    """The share of zeros in `after`, asserted. What may add to it: weights that were zero before,
-    those of `dead` input features, which sparsegpt takes away whatever the target, and in half
-    precision what rounds to zero."""
-    zeros, count, (rows, columns) = (after == 0).sum().item(), after.numel(), after.shape
+    """The share of zeros in `after`. What may add to what was asked for: weights that were zero
+    before, those of `dead` input features, which solvers that update kept weights take away
+    whatever the target, and in half precision what rounds to zero.
+    """
+    zeros, total, (rows, columns) = (after == 0).sum().item(), after.numel(), after.shape
     group = None if target == 0 else parse_pattern(pattern)
-    allowance = (
-        0
-        if group
-        else {"wanda": rows, "magnitude": 1, "alps": 1, "sparsegpt": -(-columns // COLUMN_BLOCK)}[
-            method
-        ]
-    )
-    wanted = (1 - group[0] / group[1] if group else target) * count
-    extra = (
-        dead * rows
-        + (before == 0).sum().item()
-        + (count / 1000 if after.dtype != torch.float32 else 0)
-    )
-    assert wanted - allowance - 1e-6 <= zeros <= wanted + allowance + extra + 1e-6, (
-        f"{linear.name}: {zeros} of {count} weights are zero, but {wanted:.1f} ± {allowance} were "
-        f"asked for ({method}, {pattern})"
-    )
-    return zeros / count
+    off = 0 if group else solver_of(method).count(rows, columns, COLUMN_BLOCK)
+    wanted = (1 - group[0] / group[1] if group else target) * total
+    rounded = total / 1000 if after.dtype != torch.float32 else 0
+    extra = dead * rows + (before == 0).sum().item() + rounded
+    if not wanted - off - 1e-6 <= zeros <= wanted + off + extra + 1e-6:
+        raise MissedTarget(
+            f"{linear.name}: {zeros} of {total} weights are zero, but {wanted:.1f} ± {off} were "
+            f"asked for ({method}, {pattern}); the solver counts wrongly, or its record in "
+            "owl.kernels.records says a wrong count: use another method until one is mended"
+        )
+    return zeros / total

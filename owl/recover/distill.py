@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from owl.kernels.teacher_forcing import kl_terms
 from owl.model.whisper import Block, teacher_forced
 from owl.recover import training
 from owl.recover.examples import Example, Padded, altered, batches_per_pass, order, pad
+from owl.recover.training import Course, Point
 
 # peak learning rate after a blockwise recovery: lowest held-out KL of 1e-4, 2e-4, 5e-4 and 1e-3;
 # the last two undo that first
@@ -27,21 +29,6 @@ HIDDEN_WEIGHT = 1.0  # of the mean relative error of a stack's states, beside th
 STACKS = {"encoder", "decoder"}  # the states that two models of different depth share
 FULL_EVERY = 5  # every fifth batch sees the full window, as transcription does
 EVALUATIONS = 20  # looks at the held-out clips per training
-
-
-@dataclass(frozen=True)
-class Course:
-    """What a training came to. `curve` rows are {"step", "minutes", "kl"} on held-out clips, row 0
-    before the first step.
-    """
-
-    steps: int
-    seconds: float
-    curve: list[dict]
-
-    @property
-    def kl_before(self) -> float:
-        return self.curve[0]["kl"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +62,7 @@ def losses(student, wanted: Target) -> tuple[Tensor, Tensor]:
     """
     batch = wanted.batch
     states, logs = answer(student, batch)
-    kl = (wanted.logs.exp() * (wanted.logs - logs)).sum()
+    kl = kl_terms(wanted.logs, logs).sum()
     shared = states.keys() if states.keys() == wanted.states.keys() else STACKS
     hidden = torch.zeros((), device=kl.device)
     for stack, rows in (("encoder", batch.frames), ("decoder", batch.counted)):
@@ -96,9 +83,8 @@ def relative_error(states: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
 def divergence(student, held_out: Sequence[Target]) -> float:
     """KL(teacher ‖ student) in nats per token."""
     answers = [(wanted.logs, answer(student, wanted.batch)[1]) for wanted in held_out]
-    return sum((logs.exp() * (logs - own)).sum().item() for logs, own in answers) / sum(
-        len(logs) for logs, _ in answers
-    )
+    total = sum(kl_terms(logs, own).sum().item() for logs, own in answers)
+    return total / sum(len(logs) for logs, _ in answers)
 
 
 def lessons(
@@ -139,7 +125,10 @@ def distill(
     """
     parameters, pruned = training.trainable(every), training.masks(every)
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
-    state = _resume(state_file, key, parameters, optimiser) or _start(student, parameters, held_out)
+    state = _resume(state_file, key, parameters, optimiser)
+    if state is None:
+        state = {"step": 0, "seconds": 0.0, "curve": []}
+        _look(state, student, parameters, held_out)
     began, saved = time.monotonic() - state["seconds"], time.monotonic()
     per_epoch = batches_per_pass(len(examples), batch_size)
     lengths = [len(one.audio) for one in examples]
@@ -171,23 +160,19 @@ def distill(
     training.restore(parameters, state["best"])
     if state_file:
         state_file.unlink(missing_ok=True)
-    return Course(state["step"], state["seconds"], state["curve"])
+    curve = [Point(**row) for row in state["curve"]]
+    return Course(state["step"], state["seconds"], curve)
 
 
 def _progress(state: dict, minutes: float | None, steps: int | None) -> float:
     return state["step"] / steps if steps is not None else state["seconds"] / (60 * minutes)
 
 
-def _start(student, parameters: Sequence[nn.Parameter], held_out: Sequence[Target]) -> dict:
-    curve = [{"step": 0, "minutes": 0.0, "kl": divergence(student, held_out)}]
-    return {"step": 0, "seconds": 0.0, "curve": curve, "best": training.snapshot(parameters)}
-
-
 def _look(
     state: dict, student, parameters: Sequence[nn.Parameter], held_out: Sequence[Target]
 ) -> None:
     kl = divergence(student, held_out)
-    if kl < min(row["kl"] for row in state["curve"]):
+    if not state["curve"] or kl < min(row["kl"] for row in state["curve"]):
         state["best"] = training.snapshot(parameters)
     state["curve"].append({"step": state["step"], "minutes": state["seconds"] / 60, "kl": kl})
 

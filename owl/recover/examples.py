@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from owl.kernels import teacher_forcing
 from owl.model.decoding import input_features
 from owl.model.whisper import prompt_tokens, valid_frames, window_samples
 
@@ -103,26 +103,23 @@ def pad(
     times cheaper for short clips.
     """
     prompt, device = prompt_tokens(model, language), next(model.parameters()).device
-    rows = [[*prompt, *one.tokens][: model.config.max_target_positions] for one in examples]
-    width = max(len(row) for row in rows)
-    features = input_features(model, processor, [one.audio for one in examples])
-    valid = torch.tensor([valid_frames(len(one.audio), model) for one in examples], device=device)[
-        :, None
-    ]
-    window = (
-        min(int(MARGIN * valid.max().item()) + 1, features.shape[2] // 2)
-        if crop
-        else features.shape[2] // 2
+    tokens, counted = teacher_forcing.rectangle(
+        prompt,
+        [one.tokens for one in examples],
+        limit=model.config.max_target_positions,
+        end=model.config.eos_token_id,
     )
-    ends = torch.tensor([len(row) for row in rows], device=device)[:, None]
-    positions = torch.arange(width, device=device)
+    counted[:, : len(prompt) - 1] = False
+    features = input_features(model, processor, [one.audio for one in examples])
+    valid = [valid_frames(len(one.audio), model) for one in examples]
+    window = features.shape[2] // 2
+    if crop:
+        window = min(int(MARGIN * max(valid)) + 1, window)
     return Padded(
         features=features[:, :, : 2 * window],
-        frames=torch.arange(window, device=device) < valid,
-        tokens=torch.tensor(
-            [row + [model.config.eos_token_id] * (width - len(row)) for row in rows], device=device
-        ),
-        counted=(positions >= len(prompt) - 1) & (positions < ends),
+        frames=teacher_forcing.first(valid, window).to(device),
+        tokens=tokens.to(device),
+        counted=counted.to(device),
     )
 
 

@@ -9,18 +9,18 @@ are never seen.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pandas as pd
 
-from owl.config.load import Config
 from owl.errors import DataError
 from owl.model.whisper import Block, blocks, window_samples
-from owl.prune import calibration
-from owl.prune.calibration_text import Labels
+from owl.prune.calibration_text import Labels, calibration_batches
 from owl.recover import blockwise, distill, training
+from owl.recover.blockwise import RecoveredBlock
 from owl.recover.distill import Target
 from owl.recover.examples import Example, batches_per_pass
+from owl.recover.training import Course, Point
 from owl.run import cache
 from owl.run.files import whole_folder
 from owl.run.record import Run
@@ -30,116 +30,142 @@ HELD_OUT_EVERY = 8  # one calibration clip in so many
 
 @dataclass(frozen=True)
 class Lessons:
-    """The calibration clips as recovery uses them: `learned` to train on, `held_out` to choose by,
-    with the teacher's answers to it.
+    """What every round of a run's recovery shares: the dense model as `teacher`, and the
+    calibration clips, `learned` to train on, `held_out` to choose by, with the teacher's `answers`
+    to these. No clips where the run asks for no recovery.
     """
 
+    run: Run
+    teacher: object
+    processor: object
     learned: Labels
     held_out: Labels
     answers: list[Target]
 
 
-def lessons_of(config: Config, teacher, processor, labels: Labels) -> Lessons | None:
-    """What recovery of any round needs of the dense model; None where the config asks for no
-    recovery. DataError for fewer than two clips.
+@dataclass(frozen=True)
+class Round:
+    """What recovery made of the model that round number `round` pruned to `sparsity`. KL in nats
+    per token, None and 0 steps where the run asks for no recovery; `blocks` if blockwise.
     """
-    if config.pruning.recovery == "none":
-        return None
+
+    round: int
+    method: str
+    sparsity: float
+    steps: int = 0
+    seconds: float = 0.0
+    held_out_kl_before: float | None = None
+    held_out_kl_after: float | None = None
+    curve: Sequence[Point] = ()
+    blocks: Sequence[RecoveredBlock] = ()
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """All rounds of a run, as `pruning.json` keeps them; the KL before is that of the last round's
+    pruning, one-shot if it is the only one.
+    """
+
+    method: str
+    minutes: float
+    steps: int
+    held_out_kl_before: float | None
+    held_out_kl_after: float | None
+    clips: int
+    held_out_clips: int
+    rounds: Sequence[Round]
+
+
+def lessons_of(run: Run, teacher, processor, labels: Labels) -> Lessons:
+    """What recovery of any round needs of the dense model. DataError for fewer than two clips."""
+    settings = run.config.pruning
+    if settings.recovery == "none":
+        return Lessons(run, teacher, processor, labels.pick([]), labels.pick([]), [])
     if len(labels.clips) < 2:
         raise DataError(
             "recovery needs at least 2 calibration clips, one of them held out; raise "
             "pruning.calibration.samples"
         )
     learned, held_out = labels.hold_out(HELD_OUT_EVERY)
-    examples, size = _examples(held_out, processor), config.pruning.recovery_batch_size
-    return Lessons(
-        learned,
-        held_out,
-        distill.lessons(teacher, processor, examples, language=labels.language, batch_size=size),
+    answers = distill.lessons(
+        teacher,
+        processor,
+        _examples(held_out, processor),
+        language=labels.language,
+        batch_size=settings.recovery_batch_size,
     )
+    return Lessons(run, teacher, processor, learned, held_out, answers)
 
 
 def recover(
-    run: Run,
-    lessons: Lessons | None,
-    student,
-    teacher,
-    processor,
-    every: Sequence[Block],
-    number: int = 1,
-    *,
-    sparsity: float,
-) -> dict:
+    lessons: Lessons, student, every: Sequence[Block], number: int = 1, *, sparsity: float
+) -> Round:
     """Train the model that round `number` pruned, in place (blocks `every`, with their targeted
     linears), and say what came of it.
 
     Training is in float32 whatever the model's precision. Before the last round it is
-    `pruning_frequency` passes long. Returns {"round", "method", "sparsity", "steps", "seconds",
-    "held_out_kl_before", "held_out_kl_after", "curve", "blocks"}: `curve` rows {"step", "minutes",
-    "kl"} in nats per token, `blocks` the errors of blockwise recovery. Without lessons nothing is
-    done: steps is 0.
+    `pruning_frequency` passes long.
     """
-    row = {
-        "round": number,
-        "method": run.config.pruning.recovery,
-        "sparsity": sparsity,
-        "steps": 0,
-        "seconds": 0.0,
-        "curve": [],
-        "blocks": [],
-    }
-    if lessons is None:
-        return row | {"held_out_kl_before": None, "held_out_kl_after": None}
+    method = lessons.run.config.pruning.recovery
+    if method == "none":
+        return Round(number, method, sparsity)
     precision = next(student.parameters()).dtype
     student.float()
-    method = _blockwise if run.config.pruning.recovery == "blockwise" else _distill
-    row |= method(run, lessons, student, teacher, processor, every, number)
+    train = _blockwise if method == "blockwise" else _distill
+    course, repaired = train(lessons, student, every, number)
     student.to(precision)
-    return row | {"held_out_kl_after": distill.divergence(student, lessons.answers)}
+    return Round(
+        number,
+        method,
+        sparsity,
+        course.steps,
+        course.seconds,
+        held_out_kl_before=course.kl_before,
+        held_out_kl_after=distill.divergence(student, lessons.answers),
+        curve=course.curve,
+        blocks=repaired,
+    )
 
 
-def summary(lessons: Lessons | None, rounds: Sequence[dict]) -> dict:
-    """All rounds of a run in one entry of `pruning.json`; the KL before is that of the last round's
-    pruning, one-shot if it is the only one.
-    """
+def summary(lessons: Lessons, rounds: Sequence[Round]) -> Recovered:
+    """All rounds of a run in one."""
     last = rounds[-1]
-    return {
-        "method": last["method"],
-        "minutes": sum(row["seconds"] for row in rounds) / 60,
-        "steps": sum(row["steps"] for row in rounds),
-        "held_out_kl_before": last["held_out_kl_before"],
-        "held_out_kl_after": last["held_out_kl_after"],
-        "clips": len(lessons.learned.clips) if lessons else 0,
-        "held_out_clips": len(lessons.held_out.clips) if lessons else 0,
-        "rounds": list(rounds),
-    }
+    return Recovered(
+        method=last.method,
+        minutes=sum(one.seconds for one in rounds) / 60,
+        steps=sum(one.steps for one in rounds),
+        held_out_kl_before=last.held_out_kl_before,
+        held_out_kl_after=last.held_out_kl_after,
+        clips=len(lessons.learned.clips),
+        held_out_clips=len(lessons.held_out.clips),
+        rounds=list(rounds),
+    )
 
 
-def curve(rounds: Sequence[dict]) -> pd.DataFrame:
+def curve(rounds: Sequence[Round]) -> pd.DataFrame:
     """The held-out KL of all rounds on one clock of training minutes: round, minutes, kl, and kept
     (the round's result).
     """
     rows, spent = [], 0.0
     for one in rounds:
-        told = {"round": one["round"], "kept": one["held_out_kl_after"]}
         rows += [
-            told | {"minutes": spent + point["minutes"], "kl": point["kl"]}
-            for point in one["curve"]
+            (one.round, spent + point.minutes, point.kl, one.held_out_kl_after)
+            for point in one.curve
         ]
-        spent += one["seconds"] / 60
+        spent += one.seconds / 60
     return pd.DataFrame(rows, columns=["round", "minutes", "kl", "kept"])
 
 
-def sentence(result: dict) -> str:
+def sentence(result: Recovered) -> str:
     """What `summary` came to, for a reader."""
-    if result["method"] == "none":
+    if result.method == "none":
         return "No recovery: this is the one-shot model."
     return (
-        f"Recovery by {result['method']} trained for {result['minutes']:.1f} minutes "
-        f"({result['steps']} steps on {result['clips']} calibration clips); "
-        f"the divergence on {result['held_out_clips']} held-out calibration clips went from "
-        f"{result['held_out_kl_before']:.4f} (pruned) "
-        f"to {result['held_out_kl_after']:.4f} (recovered) nats per token."
+        f"Recovery by {result.method} trained for {result.minutes:.1f} minutes "
+        f"({result.steps} steps on {result.clips} calibration clips); "
+        f"the divergence on {result.held_out_clips} held-out calibration clips went from "
+        f"{result.held_out_kl_before:.4f} (pruned) "
+        f"to {result.held_out_kl_after:.4f} (recovered) nats per token."
     )
 
 
@@ -151,95 +177,62 @@ def keep_round(run: Run, model, processor, number: int) -> None:
             processor.save_pretrained(folder)
 
 
-def _blockwise(
-    run: Run, lessons: Lessons, student, teacher, processor, every: Sequence[Block], number: int
-) -> dict:
-    settings = run.config.pruning
-    passes = (
-        settings.recovery_epochs
-        if number == settings.pruning_iterations
-        else settings.pruning_frequency
-    )
-    return _by_block(
-        run,
-        lessons,
-        student,
-        teacher,
-        processor,
-        every,
-        passes,
-        settings.recovery_learning_rate or blockwise.RATE,
-    )
+Trained = tuple[Course, list[RecoveredBlock]]
+
+
+def _blockwise(lessons: Lessons, student, every: Sequence[Block], number: int) -> Trained:
+    settings = lessons.run.config.pruning
+    last = number == settings.pruning_iterations
+    epochs = settings.recovery_epochs if last else settings.pruning_frequency
+    rate = settings.recovery_learning_rate or blockwise.RATE
+    return _by_block(lessons, student, every, epochs, rate)
 
 
 def _by_block(
-    run: Run,
-    lessons: Lessons,
-    student,
-    teacher,
-    processor,
-    every: Sequence[Block],
-    epochs: int,
-    rate: float,
-) -> dict:
+    lessons: Lessons, student, every: Sequence[Block], epochs: int, rate: float
+) -> Trained:
+    measure = lambda: distill.divergence(student, lessons.answers)
+    config, processor = lessons.run.config, lessons.processor
+    size = config.pruning.recovery_batch_size
     batches = [
-        _batches(run.config, student, processor, labels)
+        calibration_batches(config, student, processor, labels, size)
         for labels in (lessons.learned, lessons.held_out)
     ]
-    options = {"epochs": epochs, "rate": rate, "seed": run.config.pruning.calibration.seed}
-    steps, seconds, rows = 0, 0.0, []
-    curve = [{"step": 0, "minutes": 0.0, "kl": distill.divergence(student, lessons.answers)}]
-    for block in blockwise.recover_blocks(
-        student, teacher, every, blocks(teacher), *batches, **options
+    steps, seconds, rows, points = 0, 0.0, [], [Point(0, 0.0, measure())]
+    for row in blockwise.recover_blocks(
+        student,
+        lessons.teacher,
+        every,
+        blocks(lessons.teacher),
+        *batches,
+        epochs=epochs,
+        rate=rate,
+        seed=config.pruning.calibration.seed,
     ):
-        steps, seconds = steps + block.steps, seconds + block.seconds
-        curve.append(
-            {
-                "step": steps,
-                "minutes": seconds / 60,
-                "kl": distill.divergence(student, lessons.answers),
-            }
-        )
-        rows.append(asdict(block))
-    return {
-        "steps": steps,
-        "seconds": seconds,
-        "held_out_kl_before": curve[0]["kl"],
-        "curve": curve,
-        "blocks": rows,
-    }
+        steps, seconds = steps + row.steps, seconds + row.seconds
+        points.append(Point(steps, seconds / 60, measure()))
+        rows.append(row)
+    return Course(steps, seconds, points), rows
 
 
-def _distill(
-    run: Run, lessons: Lessons, student, teacher, processor, every: Sequence[Block], number: int
-) -> dict:
+def _distill(lessons: Lessons, student, every: Sequence[Block], number: int) -> Trained:
     """In the last round blockwise first: it does most of the repair in a fraction of the time; its
     result is dropped where it raises the KL.
     """
-    settings, examples = run.config.pruning, _examples(lessons.learned, processor)
-    steps, first = settings.recovery_steps, None
+    settings, examples = lessons.run.config.pruning, _examples(lessons.learned, lessons.processor)
+    steps, first, rows = settings.recovery_steps, None, []
     if number < settings.pruning_iterations:
-        steps = settings.pruning_frequency * batches_per_pass(
-            len(examples), settings.recovery_batch_size
-        )
+        passes = batches_per_pass(len(examples), settings.recovery_batch_size)
+        steps = settings.pruning_frequency * passes
     else:
         pruned = training.snapshot(training.trainable(every))
-        first = _by_block(
-            run,
-            lessons,
-            student,
-            teacher,
-            processor,
-            every,
-            settings.recovery_epochs,
-            blockwise.RATE,
-        )
-        if first["curve"][-1]["kl"] > first["held_out_kl_before"]:
+        first, rows = _by_block(lessons, student, every, settings.recovery_epochs, blockwise.RATE)
+        if first.curve[-1].kl > first.kl_before:
             training.restore(training.trainable(every), pruned)
     course = distill.distill(
         student,
-        teacher,
-        processor,
+        lessons.teacher,
+        lessons.processor,
         every,
         examples,
         lessons.answers,
@@ -249,27 +242,10 @@ def _distill(
         seed=settings.calibration.seed,
         minutes=settings.recovery_minutes,
         steps=steps,
-        state_file=run.folder / "recovery" / f"round-{number}.pt",
-        key=cache.key(student, [], run.config.digest(), "owl.recover.recovery"),
+        state_file=lessons.run.folder / "recovery" / f"round-{number}.pt",
+        key=cache.key(student, [], lessons.run.config.digest(), "owl.recover.recovery"),
     )
-    second = {
-        "steps": course.steps,
-        "seconds": course.seconds,
-        "held_out_kl_before": course.kl_before,
-        "curve": course.curve,
-    }
-    return _joined(first, second) if first else second
-
-
-def _joined(first: dict, second: dict) -> dict:
-    """Two trainings in a row as one, on one clock."""
-    steps, minutes = first["steps"], first["seconds"] / 60
-    later = [
-        {"step": steps + row["step"], "minutes": minutes + row["minutes"], "kl": row["kl"]}
-        for row in second["curve"]
-    ]
-    sums = {name: first[name] + second[name] for name in ("steps", "seconds")}
-    return first | sums | {"curve": [*first["curve"], *later]}
+    return first.then(course) if first else course, rows
 
 
 def _examples(labels: Labels, processor) -> list[Example]:
@@ -277,16 +253,3 @@ def _examples(labels: Labels, processor) -> list[Example]:
     return [
         Example(clip.audio[:limit], tokens) for clip, tokens in zip(labels.clips, labels.tokens)
     ]
-
-
-def _batches(config: Config, student, processor, labels: Labels) -> list[calibration.Batch]:
-    settings = config.pruning
-    return calibration.prepare(
-        student,
-        processor,
-        labels.clips,
-        labels.tokens,
-        language=labels.language,
-        padding=settings.calibration.padding,
-        batch_size=settings.recovery_batch_size,
-    )

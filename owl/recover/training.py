@@ -1,9 +1,10 @@
-"""What both ways of recovery share: frozen masks, the learning-rate curve, and a state file that an
-interrupted training goes on from.
+"""What both ways of recovery share: what a training came to, frozen masks, the learning-rate curve,
+and a state file that an interrupted training goes on from.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +14,39 @@ from owl.model.whisper import Block
 from owl.run.files import whole_file
 
 WARM_UP = 0.05  # share of the training during which the learning rate rises
+
+
+@dataclass(frozen=True)
+class Point:
+    """`kl` on the held-out clips, in nats per token, after `step` steps and `minutes`."""
+
+    step: int
+    minutes: float
+    kl: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a training came to: its steps and seconds, and its `curve`, whose first point is from
+    before the first step.
+    """
+
+    steps: int
+    seconds: float
+    curve: list[Point]
+
+    @property
+    def kl_before(self) -> float:
+        return self.curve[0].kl
+
+    def then(self, later: "Course") -> "Course":
+        """Both in a row as one, on one clock; the KL before is the first one's."""
+        minutes = self.seconds / 60
+        moved = [
+            replace(point, step=self.steps + point.step, minutes=minutes + point.minutes)
+            for point in later.curve
+        ]
+        return Course(self.steps + later.steps, self.seconds + later.seconds, [*self.curve, *moved])
 
 
 def trainable(every: Sequence[Block]) -> list[nn.Parameter]:
@@ -53,12 +87,8 @@ def learning_rate(peak: float, progress: float) -> float:
     """Linear warm-up, then a cosine to zero; `progress` in [0, 1] is the share of the training that
     is done.
     """
-    return (
-        peak
-        * min(1.0, (progress + 0.01) / WARM_UP)
-        * 0.5
-        * (1 + math.cos(math.pi * min(1.0, progress)))
-    )
+    warm = min(1.0, (progress + 0.01) / WARM_UP)
+    return peak * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def snapshot(parameters: Sequence[Tensor]) -> list[Tensor]:

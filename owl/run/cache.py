@@ -9,6 +9,7 @@ that a changed module re-runs just the notebooks that reach it.
 import ast
 import hashlib
 import json
+import symtable
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -82,18 +83,35 @@ def notebook_source(path: Path) -> str:
 
 def _imported(source: str) -> set[str]:
     """Modules of `owl` that one text imports: in `from owl.room import name` the name is a module
-    of the room, or else one of its own.
+    of the room, or else one that the room itself binds. Relative imports are ruff's to refuse.
     """
     names = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names if alias.name.split(".")[0] == "owl"}
-        elif (
-            isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "owl"
-        ):
-            inner = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-            names |= {dotted if _path(dotted) else node.module for dotted in inner.values()}
-    return names
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {_holder(node.module, alias.name) for alias in node.names}
+    return {name for name in names if _ours(name)}
+
+
+def _holder(module: str, name: str) -> str:
+    """The module that `from module import name` reads: the name's own, or that which binds it."""
+    dotted = f"{module}.{name}"
+    if not _ours(module) or name == "*":
+        return module
+    if _path(dotted):
+        return dotted
+    room = _file(module)
+    if room.name != "__init__.py":
+        return module
+    table = symtable.symtable(room.read_text(encoding="utf-8"), module, "exec")
+    symbols = [symbol for symbol in table.get_symbols() if symbol.get_name() == name]
+    bound = any(symbol.is_assigned() or symbol.is_imported() for symbol in symbols)
+    return module if bound else dotted
+
+
+def _ours(module: str) -> bool:
+    return module.split(".")[0] == "owl"
 
 
 def _file(module: str) -> Path:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from owl import ROOT
 from owl.errors import ConfigError
+from owl.kernels.records import ALLOCATIONS, SOLVERS
 from owl.sweep import grid
 
 
@@ -94,7 +95,7 @@ def run(sweep: str, jobs: list[grid.Job], at_once: int, scheduler: str | None) -
 
 def expected_cost(job: grid.Job) -> tuple:
     """Larger for what takes longer: a database, the slow solver, many points."""
-    return job.allocation == "measured", job.method == "alps", len(job.sparsities)
+    return ALLOCATIONS[job.allocation].slow, SOLVERS[job.method].slow, len(job.sparsities)
 
 
 def here(sweep: str, jobs: list[grid.Job], at_once: int) -> Iterator[Outcome]:
