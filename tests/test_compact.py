@@ -18,7 +18,7 @@ from owl.model import compact
 from owl.model.loading import COMPACT_FILE, SETTINGS
 from owl.model.whisper import blocks, load
 from tests.conftest import ROOT
-from tests.tiny import make_model, make_processor
+from tests.tiny import fitting_processor, make_model
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -36,7 +36,7 @@ def prune(model, sparsity: float):
 @pytest.fixture
 def folder(tmp_path):
     """A tiny pruned Whisper in the compact format."""
-    export_compact(prune(make_model(), 0.7), make_processor(), tmp_path)
+    export_compact(prune(make_model(), 0.7), fitting_processor(), tmp_path)
     return tmp_path
 
 
@@ -136,14 +136,14 @@ def test_owl_load_gives_a_plain_whisper_with_the_same_weights_logits_and_process
             model(features, decoder_input_ids=tokens).logits,
             original(features, decoder_input_ids=tokens).logits,
         )
-    assert processor.tokenizer.get_vocab() == make_processor().tokenizer.get_vocab()
+    assert processor.tokenizer.get_vocab() == fitting_processor().tokenizer.get_vocab()
     assert model.generation_config.no_timestamps_token_id == 37
 
 
 def test_an_int8_folder_loads_with_the_same_zeros(tmp_path):
     original = prune(make_model(), 0.5)
-    plain = export_compact(original, make_processor(), tmp_path)
-    assert export_compact(original, make_processor(), tmp_path, int8=True) < plain
+    plain = export_compact(original, fitting_processor(), tmp_path)
+    assert export_compact(original, fitting_processor(), tmp_path, int8=True) < plain
     model, _ = owl.load(tmp_path)
     for (_, dense), (name, loaded) in zip(original.named_parameters(), model.named_parameters()):
         assert (loaded[dense == 0] == 0).all(), name
@@ -234,7 +234,7 @@ def test_a_model_beyond_float16_is_an_unsupported_format_not_a_crash(tmp_path):
     with torch.no_grad():
         model.model.encoder.layers[0].fc1.weight[0, 0] = 1e6
     with pytest.raises(UnsupportedFormat, match="encoder.layers.0.fc1.weight"):
-        export_compact(model, make_processor(), tmp_path)
+        export_compact(model, fitting_processor(), tmp_path)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

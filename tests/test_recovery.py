@@ -509,13 +509,13 @@ def test_the_curve_of_several_rounds_runs_on_one_clock():
 
 
 def test_rounds_are_kept_only_where_the_config_asks(tmp_path):
-    model, run = make_model(), run_of(tmp_path)
-    recovery.keep_round(run, model, PROCESSOR, 1)
+    model, processor, run = tiny.make_model(), tiny.fitting_processor(), run_of(tmp_path)
+    recovery.keep_round(run, model, processor, 1)
     assert not (tmp_path / "checkpoints").exists()
     asked = Run(
         "mine", tmp_path, Config.model_validate({"output": {"save_pruned_checkpoints": True}})
     )
-    recovery.keep_round(asked, model, PROCESSOR, 2)
+    recovery.keep_round(asked, model, processor, 2)
     loaded, _ = whisper.load(str(tmp_path / "checkpoints" / "round-2"))
     assert all(
         torch.equal(tensor, loaded.state_dict()[name])

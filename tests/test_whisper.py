@@ -10,11 +10,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig
+from transformers import GenerationConfig, WhisperConfig
 
 from owl.errors import ConfigError, ModelError
 from owl.model import decoding, whisper
-from owl.model.prompt import complete_settings
+from owl.model.generation import whole_settings
 from owl.prune import calibration
 from tests import tiny
 from tests.conftest import ROOT
@@ -129,53 +129,177 @@ def test_a_language_is_a_code_a_name_or_a_token_wherever_it_is_written(language)
     assert decoding.torch_decoder(other, tiny.make_processor(), max_new_tokens=3)([spoken])
 
 
-VOCABULARY = {
-    "<|en|>": 2,
-    "<|de|>": 3,
-    "<|translate|>": 5,
-    "<|transcribe|>": 4,
-    "<|notimestamps|>": 37,
-    "hello": 6,
+# the ids of OpenAI's multilingual vocabulary, where they matter, and a word behind the timestamps
+MULTI = {
+    "<|endoftext|>": 50257,
+    "<|startoftranscript|>": 50258,
+    "<|en|>": 50259,
+    "<|de|>": 50261,
+    "<|translate|>": 50358,
+    "<|transcribe|>": 50359,
+    "<|notimestamps|>": 50363,
+    "<|0.00|>": 50364,
+    "hello": 50365,
 }
+ENGLISH = MULTI | {"<|endoftext|>": 50256}
+START = {"<|startoftranscript|>": 50258}
+OPEN, GERMAN = [[1, None], [2, 50359]], [[1, 50261], [2, 50359], [3, 50363]]
+
+
+class Tokenizer:
+    """As much of a tokenizer as settings are made from."""
+
+    def __init__(self, language=None, task=None):
+        self.language, self.task = language, task
+
+
+def settle(saved=None, vocabulary=MULTI, tokenizer=None, **config):
+    """Whole settings of a checkpoint with a generation config that says `saved`."""
+    config = WhisperConfig(vocab_size=51865, **config)
+    saved = GenerationConfig(**(saved or {}))
+    return whole_settings(saved, config, tokenizer or Tokenizer(), vocabulary)
 
 
 def test_ids_that_an_old_fine_tune_left_out_come_from_its_tokenizer():
-    settings = GenerationConfig()
-    complete_settings(settings, VOCABULARY, size=51_865)
-    assert settings.is_multilingual and settings.no_timestamps_token_id == 37
-    assert settings.lang_to_id == {"<|en|>": 2, "<|de|>": 3} and settings.task_to_id == {
-        "transcribe": 4,
-        "translate": 5,
-    }
-    english = GenerationConfig()
+    settings = settle()
+    assert settings.is_multilingual and settings.no_timestamps_token_id == 50363
+    assert settings.decoder_start_token_id == 50258 and settings.eos_token_id == 50257
+    assert settings.lang_to_id == {"<|en|>": 50259, "<|de|>": 50261}
+    assert settings.task_to_id == {"transcribe": 50359, "translate": 50358}
     # its tokenizer has the language tokens all the same
-    complete_settings(english, VOCABULARY, size=51_864)
+    english = settle(vocabulary=ENGLISH)
     assert not english.is_multilingual and not hasattr(english, "lang_to_id")
 
 
 def test_ids_that_are_there_are_kept():
-    there = {
-        "no_timestamps_token_id": 9,
-        "is_multilingual": True,
-        "lang_to_id": {"<|en|>": 8},
-        "task_to_id": {"transcribe": 7},
-    }
-    settings = GenerationConfig(**there)
-    complete_settings(settings, VOCABULARY, size=40)
+    there = {"is_multilingual": True, "lang_to_id": {"<|en|>": 8}, "task_to_id": {"transcribe": 7}}
+    settings = settle(there | {"alignment_heads": [[0, 1]]})
     assert {name: getattr(settings, name) for name in there} == there
+    assert settings.alignment_heads == [[0, 1]]
 
 
 @pytest.mark.parametrize(
-    "vocabulary, size, words",
+    "vocabulary, words",
     [
-        ({}, 51_865, "notimestamps"),
-        ({"<|notimestamps|>": 1}, 51_865, "lang_to_id"),
-        (VOCABULARY, 40, "is_multilingual"),
+        ({name: one for name, one in MULTI.items() if one not in (50259, 50261)}, "lang_to_id"),
+        ({name: one for name, one in MULTI.items() if "trans" not in name} | START, "task_to_id"),
+        (MULTI | {"<|endoftext|>": 600}, "is_multilingual"),
     ],
 )
-def test_settings_that_nothing_tells_are_asked_for(vocabulary, size, words):
+def test_settings_that_nothing_tells_are_asked_for(vocabulary, words):
     with pytest.raises(ValueError, match=f"{words}.*copy generation_config.json"):
-        complete_settings(GenerationConfig(), vocabulary, size)
+        settle(vocabulary=vocabulary)
+
+
+def test_what_a_checkpoint_saved_about_decoding_is_left_behind():
+    knobs = {
+        "no_repeat_ngram_size": 3,
+        "repetition_penalty": 1.3,
+        "num_beams": 5,
+        "bad_words_ids": [[5]],
+        "min_length": 10,
+        "min_new_tokens": 4,
+        "max_length": 20,
+        "max_new_tokens": 30,
+        "temperature": 0.7,
+        "do_sample": True,
+        "use_cache": False,
+        "return_dict_in_generate": True,
+        "output_scores": True,
+        "no_speech_threshold": 0.6,
+        "logprob_threshold": -1.0,
+        "compression_ratio_threshold": 1.35,
+        "condition_on_prev_tokens": True,
+        "forced_eos_token_id": 50257,
+        "sequence_bias": [[[5], -10.0]],
+        "prompt_condition_type": "all-segments",
+        "return_timestamps": True,
+        "eos_token_id": [50257, 13],
+    }
+    assert settle(knobs).to_dict() == settle().to_dict()
+    assert settle().max_length == 448, "all that the decoder has positions for"
+
+
+@pytest.mark.parametrize(
+    "saved, tokenizer, config, expected",
+    [
+        ({"language": "german", "task": "translate"}, None, {}, ("de", "translate")),
+        ({"language": "<|de|>"}, Tokenizer("en"), {}, ("de", None)),
+        ({"forced_decoder_ids": GERMAN}, Tokenizer("en"), {}, ("de", "transcribe")),
+        ({"forced_decoder_ids": OPEN}, Tokenizer("German"), {}, ("de", "transcribe")),
+        ({"task": "translate"}, None, {"forced_decoder_ids": GERMAN}, ("de", "translate")),
+        ({}, Tokenizer("german", "transcribe"), {}, ("de", "transcribe")),
+        ({}, None, {"forced_decoder_ids": GERMAN}, ("de", "transcribe")),
+        # that OpenAI's config.json once forced English means nothing where this leaves it open
+        ({"forced_decoder_ids": OPEN}, None, {"forced_decoder_ids": GERMAN}, (None, "transcribe")),
+        ({"lang_to_id": {"<|de|>": 50261}}, None, {}, ("de", None)),
+        ({}, None, {}, (None, None)),
+    ],
+)
+def test_language_and_task_are_honoured_wherever_a_checkpoint_says_them(
+    saved, tokenizer, config, expected
+):
+    settings = settle(saved, tokenizer=tokenizer, **config)
+    found = getattr(settings, "language", None), getattr(settings, "task", None)
+    assert found == expected
+    assert getattr(settings, "forced_decoder_ids", None) is None
+
+
+@pytest.mark.parametrize(
+    "saved, vocabulary, tokenizer, words",
+    [
+        ({"forced_decoder_ids": [[1, 50261], [2, 50362]]}, MULTI, None, "hold .50362.*generation"),
+        ({"language": "klingon"}, MULTI, None, "generation_config.json: '<.klingon.>' is none of"),
+        ({"task": "sing"}, MULTI, None, "'sing' is none of the model's, which are"),
+        ({"language": "de"}, ENGLISH, None, "generation_config.json says .*'de'.*English-only"),
+        ({}, ENGLISH, Tokenizer("german"), "tokenizer_config.json says .*'german'.*English-only"),
+    ],
+)
+def test_a_language_or_task_that_the_model_cannot_have_is_refused(
+    saved, vocabulary, tokenizer, words
+):
+    with pytest.raises(ValueError, match=words):
+        settle(saved, vocabulary, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "vocabulary, never, kept",
+    [
+        (MULTI, [1, 2, 7], [1, 2, 7]),
+        (MULTI, [1, 50258, 50363], [1, 50258, 50363]),
+        (MULTI, [], None),
+        (MULTI, [1, 50257], None),  # English-only's: here it is the end of the text
+        (ENGLISH, [1, 50359, 50360], None),  # multilingual's: the start of a text is not in it
+        (MULTI, [1, 51865], None),
+    ],
+)
+def test_a_list_of_silent_tokens_is_kept_unless_it_is_another_vocabularys(vocabulary, never, kept):
+    assert settle({"suppress_tokens": never}, vocabulary).suppress_tokens == kept
+
+
+def test_words_that_a_fine_tune_added_behind_the_timestamps_are_said():
+    model = tiny.make_model()
+    assert decoding.suppressed(model) == [38, 39]
+    model.generation_config.added_token_ids = [39]
+    assert decoding.suppressed(model) == [38]
+    assert settle().added_token_ids == [50365]
+    assert not hasattr(settle(vocabulary={k: v for k, v in MULTI.items() if k != "hello"}), "added")
+
+
+def test_an_english_only_model_is_asked_for_no_other_language(model):
+    assert whisper.language_of(model, "English") == "en"
+    for refused in (whisper.language_of, whisper.prompt_tokens, whisper.spoken):
+        with pytest.raises(ModelError, match="'de' was asked for, but the model is English-only"):
+            refused(model, "de")
+
+
+def test_the_saved_task_is_in_the_prompt_and_told():
+    other = multilingual()
+    other.generation_config.task_to_id = {"transcribe": 4, "translate": 5}
+    other.generation_config.language, other.generation_config.task = "de", "translate"
+    assert whisper.prompt_tokens(other) == [1, 3, 5, 37]
+    assert whisper.spoken(other) == "de, translate (the model's own setting)"
+    assert whisper.spoken(other, "en") == "en, translate (asked for)"
 
 
 def test_valid_frames_round_up_and_stop_at_the_window(model):

@@ -14,6 +14,7 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
     WhisperProcessor,
+    WhisperTokenizer,
 )
 
 from demo.model import make_processor as learn_tokenizer
@@ -72,28 +73,47 @@ def make_clips(count: int, seed: int = 0) -> list[Clip]:
     ]
 
 
+def make_extractor(window_frames: int = 20, mel_bins: int = 8) -> WhisperFeatureExtractor:
+    """For `make_model`'s window; what a saved one says of it survives loading."""
+    samples = window_frames * SAMPLES_PER_FRAME
+    extractor = WhisperFeatureExtractor(feature_size=mel_bins, chunk_length=samples / 16_000)
+    extractor.n_samples, extractor.nb_max_frames = samples, 2 * window_frames
+    return extractor
+
+
 @cache
 def make_processor(window_frames: int = 20, mel_bins: int = 8) -> WhisperProcessor:
     """A real processor for `make_model`'s window; its tokenizer knows bytes, and its ids mean
     nothing to the model.
     """
-    samples = window_frames * SAMPLES_PER_FRAME
-    extractor = WhisperFeatureExtractor(feature_size=mel_bins, chunk_length=1)
-    extractor.n_samples, extractor.nb_max_frames = samples, 2 * window_frames
-    return WhisperProcessor(extractor, learn_tokenizer(["text"]).tokenizer)
+    return WhisperProcessor(
+        make_extractor(window_frames, mel_bins), learn_tokenizer(["text"]).tokenizer
+    )
+
+
+@cache
+def fitting_processor(window_frames: int = 20) -> WhisperProcessor:
+    """The processor of a model folder whose parts agree: `make_model`'s 40 tokens, letters, the
+    digits to 7 and a space.
+    """
+    end, start, quiet = "<|endoftext|>", "<|startoftranscript|>", "<|notimestamps|>"
+    tokens = [end, start, *"abcdefghijklmnopqrstuvwxyz01234567Ġ", quiet, "<|0.00|>", "<|0.02|>"]
+    tokenizer = WhisperTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=[],
+        pad_token=end,
+        extra_special_tokens=[start, quiet],
+    )
+    return WhisperProcessor(make_extractor(window_frames), tokenizer)
 
 
 def save(folder: Path, count: int = 8) -> None:
-    """A model for `make_processor`'s tokenizer in `folder`/model, and `count` noise clips with text
+    """A model whose parts agree in `folder`/model, and `count` noise clips with text
     in each of `folder`/calibration and `folder`/evaluation.
     """
     # one second: what a saved extractor says of its window survives loading
-    processor = make_processor(50)
-    size = len(processor.tokenizer)
-    model = make_model(vocab_size=size, max_source_positions=50)
-    model.generation_config.no_timestamps_token_id = size - 1
-    model.save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
+    make_model(max_source_positions=50).save_pretrained(folder / "model")
+    fitting_processor(50).save_pretrained(folder / "model")
     for split in ("calibration", "evaluation"):
         (folder / split).mkdir()
         lines = ["file_name,text"]

@@ -72,7 +72,7 @@ def export_compact(model, processor, folder: Path, *, int8: bool = False) -> int
 
 def save_settings(model, processor, folder: Path, *, dtype: torch.dtype) -> None:
     """Everything but the weights: configs (that say the precision on disk, not the one in memory)
-    and the processor's files.
+    and the processor's files, as transformers 4 and other runtimes read them too.
     """
     config = copy.deepcopy(model.config)
     config.dtype = dtype
@@ -81,6 +81,12 @@ def save_settings(model, processor, folder: Path, *, dtype: torch.dtype) -> None
     processor.save_pretrained(folder)
     # other runtimes look for preprocessor_config.json
     processor.feature_extractor.save_pretrained(folder)
+    # transformers 4 knows the list by its older name, which 5 reads as well
+    file = folder / "tokenizer_config.json"
+    names = json.loads(file.read_text(encoding="utf-8"))
+    if special := names.pop("extra_special_tokens", None):
+        names["additional_special_tokens"] = special
+    file.write_text(json.dumps(names, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def float_copy(model):

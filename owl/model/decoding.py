@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from owl.model.whisper import language_of, prompt_tokens, window_samples
+from owl.model.whisper import language_of, prompt_tokens, task_of, window_samples
 
 MOST_BYTES = (
     512e6  # that one model's outputs may take; what comes later is not kept and is encoded again
@@ -125,7 +125,9 @@ def generate_settings(model, language: str | None, max_new_tokens: int | None) -
         "max_new_tokens": token_cap(model, max_new_tokens, language),
         "suppress_tokens": suppressed(model),
         **(
-            {"language": language_of(model, language), "task": "transcribe"} if multilingual else {}
+            {"language": f"<|{language_of(model, language)}|>", "task": task_of(model)}
+            if multilingual
+            else {}
         ),
     }
 
@@ -156,12 +158,13 @@ def torch_decoder(
 
 
 def suppressed(model) -> list[int]:
-    """Tokens that are never said: the model's own list and all timestamps."""
+    """Tokens that are never said: the model's own list and all timestamps, which are behind
+    <|notimestamps|>; words that a fine-tune added behind them are said.
+    """
     settings = model.generation_config
-    return [
-        *(settings.suppress_tokens or []),
-        *range(settings.no_timestamps_token_id + 1, model.config.vocab_size),
-    ]
+    behind = range(settings.no_timestamps_token_id + 1, model.config.vocab_size)
+    words = set(getattr(settings, "added_token_ids", None) or [])
+    return [*(settings.suppress_tokens or []), *(one for one in behind if one not in words)]
 
 
 def text_tokens(row: list[int], end: int) -> Decoded:

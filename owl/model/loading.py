@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from owl.errors import CompactError, ModelError
-from owl.model import compact, whisper
+from owl.model import compact, folders, whisper
 from owl.model.shapes import kind_of
 
 COMPACT_FILE = "compact.safetensors"
@@ -51,6 +51,7 @@ def load_compact(
             f"'{folder}' is no complete compact Whisper: {', '.join(absent)} missing; export it "
             "again with FORMATS=compact"
         )
+    folders.check_pointers(folder)
     try:
         config = WhisperConfig.from_pretrained(folder)
         model = empty_whisper(folder / "config.json", folder)
@@ -64,6 +65,7 @@ def load_compact(
             f"cannot load the compact model '{folder}': {error}\nCopy the whole folder again, or "
             "export it: FORMATS=compact"
         ) from error
+    whisper.settle(str(folder), model, processor)
     model.tie_weights()
     missing = [name for name in missing if name != "proj_out.weight"]
     if missing or unexpected:

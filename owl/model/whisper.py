@@ -9,6 +9,7 @@ it is no block's linear, so nothing here can ever offer it for pruning.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from owl.errors import ConfigError, ModelError
-from owl.model.prompt import complete_settings, language_code
+from owl.model import agreement, folders
+from owl.model.generation import language_code, whole_settings
 from owl.model.shapes import kind_of
 
 SAMPLES_PER_FRAME = 320  # audio samples per encoder frame: hop 160, then a convolution of stride 2
@@ -77,6 +79,7 @@ def load(
     """(model in eval mode on `device`, processor). Raises ModelError for whatever is missing,
     broken or no Whisper.
     """
+    folders.check(Path(name))
     try:
         config = AutoConfig.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
         if config.model_type != "whisper":
@@ -85,12 +88,15 @@ def load(
                 "Whisper models only"
             )
         model, info = kind_of(config).from_pretrained(
-            name, dtype=dtype, cache_dir=cache_dir, use_safetensors=True, output_loading_info=True
+            name,
+            dtype=dtype,
+            cache_dir=cache_dir,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
         processor = WhisperProcessor.from_pretrained(name, cache_dir=cache_dir)
-        complete_settings(
-            model.generation_config, processor.tokenizer.get_vocab(), model.config.vocab_size
-        )
+        settle(name, model, processor, info)
     except ModelError:
         raise
     # transformers raises OSError, ValueError, SafetensorError and more for a folder that is not
@@ -103,13 +109,23 @@ def load(
             "or a Hub id such as openai/whisper-tiny (needs a network, or HF_HOME with it "
             "downloaded)"
         ) from error
-    missing = [key for key in info["missing_keys"] if key != "proj_out.weight"]
-    if missing or info["mismatched_keys"]:
-        raise ModelError(
-            f"the checkpoint of '{name}' is incomplete: "
-            f"{(missing or list(info['mismatched_keys']))[:3]} missing or misshapen"
-        )
     return model.to(device).eval(), processor
+
+
+def settle(name: str, model: WhisperForConditionalGeneration, processor, info=None) -> None:
+    """Check that the parts of a loaded model agree, and put whole generation settings in place of
+    the saved ones, with what the config says of prompts in them. ModelError where that cannot be.
+    """
+    vocabulary = processor.tokenizer.get_vocab()
+    agreement.check(name, model, processor, vocabulary, info)
+    try:
+        model.generation_config = whole_settings(
+            model.generation_config, model.config, processor.tokenizer, vocabulary
+        )
+    except ValueError as error:
+        raise ModelError(f"cannot load the model '{name}': {error}") from error
+    model.config.eos_token_id = model.generation_config.eos_token_id
+    model.config.forced_decoder_ids = None
 
 
 def choose_device(wanted: str, use_mps: bool = True) -> torch.device:
@@ -234,27 +250,52 @@ def prompt_tokens(model: WhisperForConditionalGeneration, language: str | None =
     """The decoder's start: start of transcript; language and task if multilingual; no timestamps.
 
     `language` is a code, name or token, "de", "German", "<|de|>" (default: the model's own, else
-    English); ModelError for an unknown one.
+    English); ModelError for one that the model does not know.
     """
-    settings = model.generation_config
+    settings, code = model.generation_config, language_of(model, language)
     start, no_timestamps = model.config.decoder_start_token_id, settings.no_timestamps_token_id
     if not getattr(settings, "is_multilingual", False):
         return [start, no_timestamps]
-    token = f"<|{language_of(model, language)}|>"
-    if token not in settings.lang_to_id:
-        asked = language or getattr(settings, "language", None)
-        raise ModelError(
-            f"the model knows no language '{asked}'; it knows "
-            f"{', '.join(sorted(settings.lang_to_id)[:8])} …"
-        )
-    return [start, settings.lang_to_id[token], settings.task_to_id["transcribe"], no_timestamps]
+    spoken, task = settings.lang_to_id[f"<|{code}|>"], settings.task_to_id[task_of(model)]
+    return [start, spoken, task, no_timestamps]
 
 
 def language_of(model: WhisperForConditionalGeneration, language: str | None) -> str:
     """The language code that transcription uses: the one asked for, else the model's own setting,
-    else English.
+    else English. ModelError for one that the model does not know.
     """
-    return language_code(language or getattr(model.generation_config, "language", None) or "en")
+    settings = model.generation_config
+    asked = language or getattr(settings, "language", None) or "en"
+    code = language_code(asked)
+    if not getattr(settings, "is_multilingual", False):
+        if code != "en":
+            raise ModelError(
+                f"the language '{asked}' was asked for, but the model is English-only; set "
+                'language to null or "en", or take a multilingual model'
+            )
+    elif f"<|{code}|>" not in settings.lang_to_id:
+        raise ModelError(
+            f"the model knows no language '{asked}'; it knows "
+            f"{', '.join(sorted(settings.lang_to_id)[:8])} …"
+        )
+    return code
+
+
+def task_of(model: WhisperForConditionalGeneration) -> str:
+    """What the model was saved to do: "transcribe", or "translate" into English."""
+    return getattr(model.generation_config, "task", None) or "transcribe"
+
+
+def spoken(model: WhisperForConditionalGeneration, language: str | None = None) -> str:
+    """What a report says of `language_of` and `task_of`: "de, transcribe (the model's own
+    setting)".
+    """
+    own = getattr(model.generation_config, "language", None)
+    if not getattr(model.generation_config, "is_multilingual", False):
+        why = "English-only"
+    else:
+        why = "asked for" if language else "the model's own setting" if own else "nobody says"
+    return f"{language_of(model, language)}, {task_of(model)} ({why})"
 
 
 def window_samples(processor: WhisperProcessor) -> int:

@@ -74,7 +74,7 @@ def plan(
 ) -> Plan:
     """What each linear of the dense `model` is to lose, by the config's allocation."""
     started, found = time.perf_counter(), None
-    if config.pruning.allocation_name == "measured":
+    if config.pruning.allocation == "measured":
         starts = {name: guide.sparsities(name, config.pruning.sparsity) for name in CANDIDATES}
         found = measured.allocate(config, model, processor, every, labels, starts)
     sparsities = found.sparsities if found else guides.chosen_sparsities(config, guide)

@@ -1,0 +1,177 @@
+"""A Whisper's generation settings, built whole from what its checkpoint says of tokens, language
+and task, wherever it says it.
+
+Nothing that a checkpoint saved about *decoding* is taken over: every model is decoded greedily in
+the same way (`owl.model.decoding`), by every runtime, and an export carries these settings and no
+others. Fine-tunes of 2022 and 2023 often have no generation_config.json, or one without the ids of
+languages and tasks: the tokenizer knows these. Whether a model is multilingual it does not know
+(English-only checkpoints have the language tokens too): that follows from where OpenAI's two
+vocabularies end, and is asked for where a vocabulary is neither.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from transformers import GenerationConfig
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, TASK_IDS, TO_LANGUAGE_CODE
+
+START, END, NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
+# the id of <|endoftext|> in OpenAI's vocabularies → is it the multilingual one?
+MULTILINGUAL = {50_256: False, 50_257: True}
+# facts about a checkpoint that greedy text does not depend on: word times and long audio do
+KEPT = ("alignment_heads", "max_initial_timestamp_index", "prev_sot_token_id")
+FIX = "copy generation_config.json from the openai/whisper-* model that it was trained from"
+TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
+
+
+def language_code(language: str) -> str:
+    """ "en" of "en", "English" or "<|en|>"; what is no language is returned in lower case for the
+    caller to refuse.
+    """
+    plain = language.strip().removeprefix("<|").removesuffix("|>").lower()
+    return TO_LANGUAGE_CODE.get(plain, plain)
+
+
+def whole_settings(saved, config, tokenizer, vocabulary: Mapping[str, int]) -> GenerationConfig:
+    """The settings that all runtimes share, from the checkpoint's own generation config (`saved`),
+    its config and its tokenizer, whose tokens are `vocabulary`.
+
+    `added_token_ids` are words behind the timestamps, set where a fine-tune has them. ValueError
+    where the three do not tell what is needed, or tell of a language that the model cannot have.
+    """
+    start, end, last = (vocabulary[token] for token in (START, END, NO_TIMESTAMPS))
+    settings = {name: getattr(saved, name) for name in KEPT if getattr(saved, name, None)}
+    multilingual = _is_multilingual(saved, end)
+    if multilingual:
+        ids = _ids(saved, vocabulary)
+        settings |= ids | _language_and_task(saved, config, tokenizer, last, ids)
+    else:
+        _refuse_languages(saved, tokenizer)
+    behind = {token: one for token, one in vocabulary.items() if one > last}
+    if words := sorted(one for token, one in behind.items() if not TIMESTAMP.fullmatch(token)):
+        settings["added_token_ids"] = words
+    never = list(saved.suppress_tokens or [])
+    # a list with the end token in it, or with special tokens but not the start, is another
+    # vocabulary's: it would silence words, or never let the text end
+    foreign = end in never or (start not in never and any(end < one <= last for one in never))
+    return GenerationConfig(
+        decoder_start_token_id=start,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+        is_multilingual=multilingual,
+        no_timestamps_token_id=last,
+        return_timestamps=False,
+        max_length=config.max_target_positions,
+        suppress_tokens=_within(config, [] if foreign else never),
+        begin_suppress_tokens=_within(config, saved.begin_suppress_tokens or []),
+        **settings,
+    )
+
+
+def _is_multilingual(saved, end: int) -> bool:
+    if getattr(saved, "is_multilingual", None) is not None:
+        return bool(saved.is_multilingual)
+    if getattr(saved, "lang_to_id", None):
+        return True
+    if end not in MULTILINGUAL:
+        raise ValueError(
+            "its generation settings do not say is_multilingual, and its tokenizer's vocabulary is "
+            f"none of OpenAI's (<|endoftext|> is {end}, not 50256 or 50257); {FIX}"
+        )
+    return MULTILINGUAL[end]
+
+
+def _ids(saved, vocabulary: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Token ids of languages and tasks: the checkpoint's own, else what the tokenizer names."""
+    names = {
+        "lang_to_id": {f"<|{code}|>": f"<|{code}|>" for code in LANGUAGES},
+        "task_to_id": {task: f"<|{task}|>" for task in TASK_IDS},
+    }
+    ids = {
+        name: getattr(saved, name, None)
+        or {key: vocabulary[token] for key, token in tokens.items() if token in vocabulary}
+        for name, tokens in names.items()
+    }
+    for name, found in ids.items():
+        if not found:
+            raise ValueError(
+                "it is multilingual, but neither its generation settings nor its tokenizer give "
+                f"{name}; {FIX}"
+            )
+    return ids
+
+
+def _language_and_task(saved, config, tokenizer, last: int, ids: Mapping) -> dict[str, str]:
+    """{"language", "task"} as far as the checkpoint says them. The first place that names a
+    language counts: the generation config's own keys, its forced tokens, the tokenizer, the
+    config's forced tokens; at last the only language that there is.
+    """
+    languages = ids["lang_to_id"]
+    forced = getattr(saved, "forced_decoder_ids", None)
+    # a generation config that forces a task and leaves the language open means what it says
+    older = None if forced else getattr(config, "forced_decoder_ids", None)
+    places = {
+        "language and task in generation_config.json": lambda: (
+            getattr(saved, "language", None),
+            getattr(saved, "task", None),
+        ),
+        "forced_decoder_ids in generation_config.json": lambda: _forced(forced, last, ids),
+        "language and task in tokenizer_config.json": lambda: (tokenizer.language, tokenizer.task),
+        "forced_decoder_ids in config.json": lambda: _forced(older, last, ids),
+    }
+    found = {}
+    for place, read in places.items():
+        language, task = read()
+        if task and "task" not in found:
+            found["task"] = _known(task, ids["task_to_id"], place)
+        if language:
+            code = language_code(language)
+            _known(f"<|{code}|>", languages, place)
+            return found | {"language": code}
+    if len(languages) == 1:
+        found["language"] = language_code(*languages)
+    return found
+
+
+def _known(name: str, ids: Mapping[str, int], place: str) -> str:
+    if name in ids:
+        return name
+    raise ValueError(
+        f"{place}: '{name}' is none of the model's, which are {', '.join(sorted(ids)[:8])}"
+        f"{' …' if len(ids) > 8 else ''}; correct it there"
+    )
+
+
+def _forced(pairs: Iterable | None, last: int, ids: Mapping) -> tuple[str | None, str | None]:
+    """(language token, task) of the older way to say them: [[1, 50261], [2, 50359], [3, 50363]];
+    `last` is <|notimestamps|>.
+    """
+    languages, tasks = ({one: key for key, one in ids[name].items()} for name in ids)
+    forced = [one for _, one in pairs or [] if one not in (None, last)]
+    if unknown := [one for one in forced if one not in languages and one not in tasks]:
+        raise ValueError(
+            f"its forced_decoder_ids hold {unknown}, which is neither a language nor a task of its "
+            "tokenizer: they are of another generation of Whisper; take forced_decoder_ids out of "
+            "config.json and generation_config.json, and set language in the latter"
+        )
+    said = [languages.get(one) for one in forced], [tasks.get(one) for one in forced]
+    return tuple(next(filter(None, names), None) for names in said)
+
+
+def _refuse_languages(saved, tokenizer) -> None:
+    places = {
+        "generation_config.json": getattr(saved, "language", None),
+        "tokenizer_config.json": tokenizer.language,
+    }
+    for place, language in places.items():
+        if language and language_code(language) != "en":
+            raise ValueError(
+                f"{place} says the language '{language}', but the model is English-only "
+                f"(is_multilingual is false); take the language out of {place}, or {FIX}"
+            )
+
+
+def _within(config, ids: list[int]) -> list[int] | None:
+    """The list if all of it lies in the vocabulary; one that does not is another vocabulary's."""
+    return ids if ids and all(0 <= one < config.vocab_size for one in ids) else None
