@@ -333,10 +333,7 @@ def test_a_target_out_of_reach_is_refused(shares, options, words):
             "ffn is to have 33 neurons, but 1 to 32 are possible",
         ),
         (lambda found: found["decoder"][0].pop("encoder_attn"), "encoder_attn is to have 0 heads"),
-        (
-            lambda found: found["encoder"][0].update(ffn=7),
-            r"shape \(14,\), and config.json asks for \(7,\)",
-        ),
+        (lambda found: found["encoder"][0].update(ffn=7), r"shape \(14,\), .*asks for \(7,\)"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(tmp_path, spoil, words):

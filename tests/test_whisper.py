@@ -298,6 +298,7 @@ def test_the_saved_task_is_in_the_prompt_and_told():
     other.generation_config.task_to_id = {"transcribe": 4, "translate": 5}
     other.generation_config.language, other.generation_config.task = "de", "translate"
     assert whisper.prompt_tokens(other) == [1, 3, 5, 37]
+    assert whisper.text_language(other, None) == "en"
     assert whisper.spoken(other) == "de, translate (the model's own setting)"
     assert whisper.spoken(other, "en") == "en, translate (asked for)"
 

@@ -13,7 +13,7 @@ from owl.config.load import Config
 from owl.data.load import Dataset
 from owl.evaluate.transcribe import Transcript, Transcription, transcribe
 from owl.model.decoding import States, torch_decoder
-from owl.model.whisper import language_of
+from owl.model.whisper import text_language
 from owl.run import cache, provenance
 from owl.run.experiment import slug
 from owl.run.files import whole_file
@@ -101,4 +101,4 @@ def normalizer_of(config: Config, model, dataset: Dataset) -> str:
     wanted = config.evaluation.normalizer
     if wanted != "auto":
         return wanted
-    return "english" if language_of(model, dataset.language) == "en" else "basic"
+    return "english" if text_language(model, dataset.language) == "en" else "basic"

@@ -286,6 +286,11 @@ def task_of(model: WhisperForConditionalGeneration) -> str:
     return getattr(model.generation_config, "task", None) or "transcribe"
 
 
+def text_language(model: WhisperForConditionalGeneration, language: str | None) -> str:
+    """The language code of the text that comes out: `language_of`, English from a translator."""
+    return "en" if task_of(model) == "translate" else language_of(model, language)
+
+
 def spoken(model: WhisperForConditionalGeneration, language: str | None = None) -> str:
     """What a report says of `language_of` and `task_of`: "de, transcribe (the model's own
     setting)".
