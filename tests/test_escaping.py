@@ -30,7 +30,7 @@ def hostile(tmp_path):
         [Transcript(HOSTILE, f"one {HOSTILE}", f"two {HOSTILE}", 1.0, HOSTILE, 3, False, 1)], 1.0
     )
     results = [compare.compare(HOSTILE, one, one, "none")]
-    config = load(ROOT / "configs" / "demo.json")
+    config = load_config(ROOT / "configs" / "demo.json")
     name = config.evaluation.model_copy(
         update={"datasets": [config.evaluation.datasets[0].model_copy(update={"name": HOSTILE})]}
     )
