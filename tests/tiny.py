@@ -76,9 +76,9 @@ def make_clips(count: int, seed: int = 0) -> list[Clip]:
 def make_extractor(window_frames: int = 20, mel_bins: int = 8) -> WhisperFeatureExtractor:
     """For `make_model`'s window; what a saved one says of it survives loading."""
     samples = window_frames * SAMPLES_PER_FRAME
-    seconds = samples / 16_000
-    chunk = int(seconds) if seconds.is_integer() else seconds
-    extractor = WhisperFeatureExtractor(feature_size=mel_bins, chunk_length=chunk)
+    extractor = WhisperFeatureExtractor(
+        feature_size=mel_bins, chunk_length=samples // 16_000 or samples / 16_000
+    )
     extractor.n_samples, extractor.nb_max_frames = samples, 2 * window_frames
     return extractor
 
