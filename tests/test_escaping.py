@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from IPython.display import HTML, Markdown
 
+from owl.config.load import load as load_config
 from owl.data import load
 from owl.data.load import Clip, Dataset
 from owl.evaluate import compare
