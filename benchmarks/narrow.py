@@ -19,7 +19,7 @@ from owl.evaluate import stored, transcribe
 from owl.export import table
 from owl.export.onnx import OnnxWhisper, export_onnx
 from owl.model import decoding, whisper
-from owl.prune import calibration_text, guides, oneshot
+from owl.prune import calibration_text, guides, pipeline
 from owl.run import experiment
 
 CLIPS, ROUNDS = 4, 15
@@ -74,10 +74,10 @@ def pruned(config, allocation: str, structures: list[str]):
     guide = guides.Guides(
         every, ratios, medians, settings.outlier_hyper_lambda, settings.outlier_hyper_m
     )
-    rows = oneshot.prune(
+    rows = pipeline.prune_targets(
         config, model, processor, every, labels, guides.chosen_sparsities(config, guide)
     )
-    return model, oneshot.removed_weights(rows) / count
+    return model, pipeline.removed_weights(rows) / count
 
 
 def encoder_seconds(models: list, processor, features) -> list[dict[str, float]]:

@@ -252,18 +252,15 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
         raise UnsupportedFormat("it has lost heads")
 
     monkeypatch.setattr("owl.export.ct2.export_ct2", refuse)
-    written, refused = formats.write_all(
-        ["compact", "ct2"], run, model, processor, PRUNING, {"datasets": []}
-    )
-    assert refused == [{"format": "ct2", "reason": "it has lost heads"}]
-    assert (
-        written == {"compact": tmp_path / "mine" / "compact"}
-        and not (tmp_path / "mine" / "ct2").exists()
-    )
-    found = table.measure_row("compact", written["compact"], run, model, model, processor, datasets)
+    facts = run, model, processor, PRUNING, {"datasets": []}
+    assert formats.write("ct2", *facts)[1] == "it has lost heads"
+    assert not (tmp_path / "mine" / "ct2").exists()
+    folder, reason = formats.write("compact", *facts)
+    assert (folder, reason) == (tmp_path / "mine" / "compact", None)
+    found = table.measure_row("compact", folder, run, model, model, processor, datasets)
     assert found.same_weights is True and found.same_text == 1.0
     assert (
-        (ROOT / found.path).resolve() == written["compact"].resolve()
+        (ROOT / found.path).resolve() == folder.resolve()
         and found.loads_in == "owl.load"
         and found.wer_interval[0] <= found.wer
     )
@@ -280,10 +277,10 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
     with torch.no_grad():
         other.model.encoder.layers[0].fc1.weight[0, 0] += 1
     with pytest.raises(RuntimeError, match="did not hold the weights that are in memory"):
-        table.measure_row("compact", written["compact"], run, other, model, processor, datasets)
-    assert not written["compact"].exists()
+        table.measure_row("compact", folder, run, other, model, processor, datasets)
+    assert not folder.exists()
     (tmp_path / "mine" / "onnx").mkdir()  # of an earlier config
-    formats.write_all([], run, model, processor, PRUNING, {"datasets": []})
+    formats.remove_others([], run)
     assert not (tmp_path / "mine" / "onnx").exists()
 
 
@@ -453,15 +450,15 @@ def test_a_new_format_is_one_record(demo, tmp_path, monkeypatch):
     model, run = copy.deepcopy(original), run_in(tmp_path, settings)
     code = {"save": f"{__name__}:save_toy", "loads_in": f"{__name__}:toy_loads_in"}
     monkeypatch.setitem(FORMATS, "toy", Format("toy", "pytorch", **code, dense=("toy",)))
-    written, refused = formats.write_all(["toy"], run, model, processor, PRUNING, {"datasets": []})
-    assert not refused
-    found = table.measure_row("toy", written["toy"], run, model, original, processor, datasets)
+    facts = run, model, processor, PRUNING, {"datasets": []}
+    folder, reason = formats.write("toy", *facts)
+    assert reason is None
+    found = table.measure_row("toy", folder, run, model, original, processor, datasets)
     assert (found.same_weights, found.same_text) == (True, 1.0) and found.rtfx > 0
     monkeypatch.setattr(table, "in_fresh_process", lambda function, *given: function(*given))
     dense = table.dense_rows(["toy"], run, original, processor, datasets)
     assert [one.format for one in dense] == ["dense fp16", "dense toy"]
     assert advice.facts(found, [*dense, found]).endswith("Loads in a toy with 4 blocks.")
     model.config.encoder_layers = 5
-    found = formats.write_all(["toy"], run, model, processor, PRUNING, {"datasets": []})
-    assert found == ({}, [{"format": "toy", "reason": "it is too deep"}])
-    assert not written["toy"].exists()
+    assert formats.write("toy", *facts) == (folder, "it is too deep")
+    assert not folder.exists()

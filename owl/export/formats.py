@@ -14,46 +14,17 @@ from owl.config.formats import FORMATS
 from owl.errors import UnsupportedFormat
 from owl.evaluate.compare import headline
 from owl.export import huggingface
+from owl.kernels.records import ALLOCATIONS, SOLVERS
 from owl.model.whisper import blocks
 from owl.run import provenance
 from owl.run.files import whole_folder
 from owl.run.provenance import model_label
 from owl.run.record import Run
 
-SOURCES = {
-    "magnitude": "magnitude pruning (Han et al., arXiv 1506.02626)",
-    "wanda": "Wanda (Sun et al., arXiv 2306.11695)",
-    "sparsegpt": "SparseGPT (Frantar and Alistarh, arXiv 2301.00774)",
-    "alps": "ALPS (Meng et al., arXiv 2406.07831)",
-    "owl": "Outlier Weighed Layerwise sparsity (Yin et al., arXiv 2310.05175)",
-    "owl-equal": "Outlier Weighed Layerwise sparsity as published (Yin et al., arXiv 2310.05175)",
-    "dlp": "Dynamic Layerwise Pruning (Chen et al., arXiv 2505.23807)",
-    "alpha": "AlphaPruning (Lu et al., arXiv 2410.10912)",
-    "measured": "measured allocation (unit-wise divergence and budget; EvoPress, arXiv 2410.14649, "
-    "for the search)",
-}
-
 
 def export_folder(run: Run, name: str) -> Path:
     """`<output.dir>/<run>/<format>`."""
     return Path(run.config.output.dir) / run.name / name
-
-
-def write_all(
-    wanted: Sequence[str], run: Run, pruned, processor, pruning: dict, measured: dict
-) -> tuple[dict[str, Path], list[dict]]:
-    """({format: its folder}, [{"format", "reason"} that cannot represent this model]); each folder
-    is written whole or not at all.
-    """
-    written, refused = {}, []
-    remove_others(wanted, run)
-    for name in wanted:
-        folder, reason = write(name, run, pruned, processor, pruning, measured)
-        if reason is None:
-            written[name] = folder
-        else:
-            refused.append({"format": name, "reason": reason})
-    return written, refused
 
 
 def remove_others(wanted: Sequence[str], run: Run) -> None:
@@ -160,12 +131,11 @@ def _papers(run: Run, pruning: dict, measured: dict, stock: bool) -> dict:
         for row in pruning["linears"]
     ]
     name = facts["config"]["model"]["name"]
+    papers = SOLVERS[settings.method].source, ALLOCATIONS[settings.allocation].source
     card = huggingface.model_card(
         base=model_label(name),
         recipe=recipe,
-        source=", ".join(
-            SOURCES[one] for one in (settings.method, settings.allocation) if one in SOURCES
-        ),
+        source=", ".join(filter(None, papers)),
         targets=settings.target_modules,
         results=results,
         recovered=recovered,

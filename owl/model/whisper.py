@@ -239,13 +239,6 @@ def weight_counts(
     )
 
 
-def zero_count(targeted: Sequence[Block]) -> int:
-    """Weights of the targeted linears that are exactly zero."""
-    return sum(
-        (linear.module.weight == 0).sum().item() for block in targeted for linear in block.linears
-    )
-
-
 def prompt_tokens(model: WhisperForConditionalGeneration, language: str | None = None) -> list[int]:
     """The decoder's start: start of transcript; language and task if multilingual; no timestamps.
 
