@@ -11,6 +11,7 @@ import pandas as pd
 from owl.config.load import load
 from owl.export.measure import in_fresh_process
 from owl.model import whisper
+from owl.model.whisper import Whisper
 from owl.prune import calibration_text, guides, measured, weights
 from owl.run import experiment, record
 
@@ -35,7 +36,7 @@ def one_run(path: str, method: str) -> float:
     """Seconds of calibration walk and solving, uniform, at the config's sparsity."""
     config, model, processor, every, labels = ready(path, method)
     started = time.perf_counter()
-    batches = calibration_text.calibration_batches(config, model, processor, labels)
+    batches = calibration_text.calibration_batches(config, Whisper(model, processor), labels)
     sparsities = weights.spread(
         every, [config.pruning.sparsity] * sum(bool(block.linears) for block in every)
     )
@@ -50,7 +51,7 @@ def allocate(path: str, method: str, name: str) -> dict:
     ratios = medians = [0.0] * len(blocks)
     started = time.perf_counter()
     if name in WALKED:
-        batches = calibration_text.calibration_batches(config, model, processor, labels)
+        batches = calibration_text.calibration_batches(config, Whisper(model, processor), labels)
         ratios, medians = guides.ratios_and_medians(model, every, batches, settings.outlier_hyper_m)
     once, started = time.perf_counter() - started, time.perf_counter()
     guide = guides.Guides(
@@ -59,7 +60,9 @@ def allocate(path: str, method: str, name: str) -> dict:
     if name == "measured":
         starts = {one: guide.sparsities(one, settings.sparsity) for one in HEURISTICS}
         with tempfile.TemporaryDirectory() as aside:
-            found = measured.allocate(config, model, processor, every, labels, starts, Path(aside))
+            found = measured.allocate(
+                config, Whisper(model, processor), every, labels, starts, Path(aside)
+            )
         once, each = once + found.seconds_database, found.seconds_search
     else:
         guide.sparsities(name, settings.sparsity)
@@ -80,6 +83,6 @@ def ready(path: str, method: str):
         whisper.blocks(model), config.pruning.target_modules, config.pruning.excluded_modules
     )
     labels = calibration_text.calibration_labels(
-        config, model, processor, experiment.calibration_set(config)
+        config, Whisper(model, processor), experiment.calibration_set(config)
     )
     return config, model, processor, every, labels

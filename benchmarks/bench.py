@@ -18,6 +18,7 @@ from owl.export.measure import in_fresh_process
 from owl.kernels import allocation
 from owl.kernels.records import SOLVERS
 from owl.model import decoding, whisper
+from owl.model.whisper import Whisper
 from owl.prune import calibration_text, weights
 from owl.run import experiment, record
 
@@ -94,7 +95,9 @@ def one_at_a_time(path: str) -> dict:
     )
     started = time.perf_counter()
     for clip in clips:
-        tokens = model.generate(decoding.input_features(model, processor, [clip.audio]), **settings)
+        tokens = model.generate(
+            decoding.input_features(Whisper(model, processor), [clip.audio]), **settings
+        )
         processor.batch_decode(tokens, skip_special_tokens=True)
     return {"rtfx": sum(clip.seconds for clip in clips) / (time.perf_counter() - started)}
 
@@ -105,7 +108,7 @@ def encoder_alone(path: str) -> dict:
     """
     model, processor, dataset, _ = ready(path)
     clips = dataset.clips[:ALONE]
-    features = decoding.input_features(model, processor, [clip.audio for clip in clips])
+    features = decoding.input_features(Whisper(model, processor), [clip.audio for clip in clips])
     started = time.perf_counter()
     decoding.encode(model, features)
     return {"rtfx": sum(clip.seconds for clip in clips) / (time.perf_counter() - started)}
@@ -127,7 +130,7 @@ def prune(path: str, method: str, padding: str) -> dict:
         whisper.blocks(model), config.pruning.target_modules, config.pruning.excluded_modules
     )
     labels = calibration_text.calibration_labels(
-        config, model, processor, experiment.calibration_set(config)
+        config, Whisper(model, processor), experiment.calibration_set(config)
     )
     sparsities = weights.spread(
         every,
@@ -139,7 +142,7 @@ def prune(path: str, method: str, padding: str) -> dict:
     weights.prune(
         model,
         every,
-        calibration_text.calibration_batches(config, model, processor, labels),
+        calibration_text.calibration_batches(config, Whisper(model, processor), labels),
         sparsities,
         method=method,
     )
@@ -147,7 +150,9 @@ def prune(path: str, method: str, padding: str) -> dict:
     datasets = experiment.evaluation_sets(config)
     size, cap = config.evaluation.batch_size, config.evaluation.max_new_tokens
     decoders = [
-        decoding.torch_decoder(model, processor, language=dataset.language, max_new_tokens=cap)
+        decoding.torch_decoder(
+            Whisper(model, processor), language=dataset.language, max_new_tokens=cap
+        )
         for dataset in datasets
     ]
     said = [
@@ -173,7 +178,9 @@ def ready(path: str):
     model, processor = experiment.load_model(config)
     dataset = experiment.evaluation_sets(config)[0]
     decode = decoding.torch_decoder(
-        model, processor, language=dataset.language, max_new_tokens=config.evaluation.max_new_tokens
+        Whisper(model, processor),
+        language=dataset.language,
+        max_new_tokens=config.evaluation.max_new_tokens,
     )
     decode([dataset.clips[0].audio])
     return model, processor, dataset, decode

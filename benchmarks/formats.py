@@ -19,6 +19,7 @@ from owl.export.measure import in_fresh_process, measure
 from owl.export.table import pooled_rtfx
 from owl.kernels.solvers import prune_weight
 from owl.model import compact, whisper
+from owl.model.whisper import Whisper
 from owl.run import experiment, record
 
 # blocks, width and feed-forward width of a random model: a file's speed shows only in gigabytes
@@ -96,7 +97,9 @@ def runtimes(path: str) -> list[dict]:
             for kind, model in (("dense", dense), ("pruned", pruned)):
                 folder = Path(aside) / kind / name
                 folder.mkdir(parents=True)
-                formats.save(name, model, processor, folder, dtype=torch.float16, papers=papers)
+                formats.save(
+                    name, Whisper(model, processor), folder, dtype=torch.float16, papers=papers
+                )
                 found[kind] = in_fresh_process(
                     measure, FORMATS[name], str(folder), config, datasets, torch.float16
                 )

@@ -25,6 +25,7 @@ from transformers import (
 from owl.data.load import RATE, Clip
 from owl.export.measure import in_fresh_process
 from owl.model import whisper
+from owl.model.whisper import Whisper
 from owl.prune import calibration
 from owl.run import record
 
@@ -129,7 +130,7 @@ def noise(model, clips: int) -> list[calibration.Batch]:
     )
     made = [Clip(str(index), sound, None, None, str(index)) for index, sound in enumerate(sounds)]
     return calibration.prepare(
-        model, processor, made, texts, language=None, padding="exclude", batch_size=4
+        Whisper(model, processor), made, texts, language=None, padding="exclude", batch_size=4
     )
 
 

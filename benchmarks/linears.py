@@ -8,6 +8,7 @@ from benchmarks.allocations import ready
 from owl.export.measure import in_fresh_process
 from owl.kernels.gram import relative_output_error
 from owl.kernels.solvers import prune_weight
+from owl.model.whisper import Whisper
 from owl.prune import calibration, calibration_text
 from owl.prune.weights import COLUMN_BLOCK, Shared
 
@@ -32,7 +33,7 @@ def ratios(path: str, levels) -> pd.DataFrame:
     (relative output errors), ratio (NaN where sparsegpt makes none).
     """
     config, model, processor, every, labels = ready(path, "alps")
-    batches = calibration_text.calibration_batches(config, model, processor, labels)
+    batches = calibration_text.calibration_batches(config, Whisper(model, processor), labels)
     shared = {method: Shared(method, DAMPING) for method in ("sparsegpt", "alps")}
     rows = []
     for block, statistics in calibration.walk(

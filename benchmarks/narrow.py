@@ -19,6 +19,7 @@ from owl.evaluate import stored, transcribe
 from owl.export import table
 from owl.export.onnx import OnnxWhisper, export_onnx
 from owl.model import decoding, whisper
+from owl.model.whisper import Whisper
 from owl.prune import calibration_text, guides, pipeline
 from owl.run import experiment
 
@@ -36,14 +37,14 @@ def main(path: str, share: str = "0.5") -> None:
     model, processor = experiment.load_model(config)
     dataset = experiment.evaluation_sets(config)[0]
     features = decoding.input_features(
-        model, processor, [clip.audio for clip in dataset.clips[:CLIPS]]
+        Whisper(model, processor), [clip.audio for clip in dataset.clips[:CLIPS]]
     )
     models = {"dense": (model, 0.0)} | {
         f"{name}, {' + '.join(kinds)}": pruned(config, name, kinds) for name, kinds in CHOICES
     }
     seconds = encoder_seconds([one for one, _ in models.values()], processor, features)
     rows = pd.DataFrame(
-        {"model": name, "removed": removed, "WER": wer(config, one, processor), **times}
+        {"model": name, "removed": removed, "WER": wer(config, Whisper(one, processor)), **times}
         for (name, (one, removed)), times in zip(models.items(), seconds)
     )
     for runtime in ("PyTorch", "onnxruntime"):
@@ -66,16 +67,16 @@ def pruned(config, allocation: str, structures: list[str]):
     )
     count = sum(block.weight_count for block in every)
     labels = calibration_text.calibration_labels(
-        config, model, processor, experiment.calibration_set(config)
+        config, Whisper(model, processor), experiment.calibration_set(config)
     )
-    batches = calibration_text.calibration_batches(config, model, processor, labels)
+    batches = calibration_text.calibration_batches(config, Whisper(model, processor), labels)
     settings = config.pruning
     ratios, medians = guides.ratios_and_medians(model, every, batches, settings.outlier_hyper_m)
     guide = guides.Guides(
         every, ratios, medians, settings.outlier_hyper_lambda, settings.outlier_hyper_m
     )
     rows = pipeline.prune_targets(
-        config, model, processor, every, labels, guides.chosen_sparsities(config, guide)
+        config, Whisper(model, processor), every, labels, guides.chosen_sparsities(config, guide)
     )
     return model, pipeline.removed_weights(rows) / count
 
@@ -89,7 +90,7 @@ def encoder_seconds(models: list, processor, features) -> list[dict[str, float]]
         calls = []
         for model, folder in zip(models, folders):
             folder.mkdir()
-            export_onnx(model, processor, folder)
+            export_onnx(Whisper(model, processor), folder)
             calls.append(
                 {
                     "PyTorch": partial(decoding.encode, model, features),
@@ -112,18 +113,20 @@ def clocked(call) -> float:
     return time.perf_counter() - started
 
 
-def wer(config, model, processor) -> float:
+def wer(config, asr: Whisper) -> float:
     """Over all evaluation sets of the config."""
     datasets, settings, said = experiment.evaluation_sets(config), config.evaluation, []
     for dataset in datasets:
         decode = decoding.torch_decoder(
-            model, processor, language=dataset.language, max_new_tokens=settings.max_new_tokens
+            asr, language=dataset.language, max_new_tokens=settings.max_new_tokens
         )
         said.append(
-            transcribe.transcribe(decode, processor, dataset.clips, batch_size=settings.batch_size)
+            transcribe.transcribe(
+                decode, asr.processor, dataset.clips, batch_size=settings.batch_size
+            )
         )
     return table.pooled(
-        said, [stored.normalizer_of(config, model, dataset) for dataset in datasets]
+        said, [stored.normalizer_of(config, asr.model, dataset) for dataset in datasets]
     )["wer"]
 
 

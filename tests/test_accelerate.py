@@ -11,6 +11,7 @@ from owl.errors import ConfigError
 from owl.kernels.solvers import prune_weight
 from owl.model import accelerate
 from owl.model.decoding import torch_decoder
+from owl.model.whisper import Whisper
 from owl.run import experiment, provenance
 from tests import tiny
 from tests.conftest import ROOT
@@ -105,7 +106,7 @@ def test_sparse_products_say_what_dense_ones_say():
 def test_transcription_runs_the_compiled_encoder_and_decoder_and_says_the_same():
     model = tiny.make_model()
     model.generation_config.suppress_tokens = [0]  # it never ends: many decoder steps
-    usual = torch_decoder(model, tiny.make_processor(), max_new_tokens=8)(AUDIO)
+    usual = torch_decoder(Whisper(model, tiny.make_processor()), max_new_tokens=8)(AUDIO)
     ran = []
 
     def backend(graph, inputs):
@@ -113,14 +114,15 @@ def test_transcription_runs_the_compiled_encoder_and_decoder_and_says_the_same()
 
     torch._dynamo.reset()
     accelerate.compile_parts(model.model.encoder, model.model.decoder, "default", backend=backend)
-    assert torch_decoder(model, tiny.make_processor(), max_new_tokens=8)(AUDIO) == usual
+    assert torch_decoder(Whisper(model, tiny.make_processor()), max_new_tokens=8)(AUDIO) == usual
     text = "\n".join(str(graph.graph) for graph in set(ran))
     assert "conv1" in text and "embed_tokens" in text, "encoder and decoder are not both compiled"
     assert len(ran) >= 1 + 8, "the decoder's steps ran outside the compiled code"
     plain = copy.deepcopy(model)
     ran.clear()
     assert (
-        torch_decoder(plain, tiny.make_processor(), max_new_tokens=8)(AUDIO) == usual and ran == []
+        torch_decoder(Whisper(plain, tiny.make_processor()), max_new_tokens=8)(AUDIO) == usual
+        and ran == []
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import allocations, bench, growth, linears, narrow
 from owl.config.load import load
+from owl.model.whisper import Whisper
 from owl.run import experiment
 from tests.conftest import ROOT
 
@@ -68,10 +69,10 @@ def test_a_narrowed_model_is_timed_in_two_runtimes_and_scored(few, monkeypatch):
     times = narrow.encoder_seconds(
         [dense, model],
         processor,
-        narrow.decoding.input_features(dense, processor, [clips[0].audio]),
+        narrow.decoding.input_features(Whisper(dense, processor), [clips[0].audio]),
     )
     assert all(one["PyTorch"] > 0 and one["onnxruntime"] > 0 for one in times)
-    assert narrow.wer(config, model, processor) >= 0
+    assert narrow.wer(config, Whisper(model, processor)) >= 0
 
 
 def test_an_unknown_shape_is_named(monkeypatch, capsys):

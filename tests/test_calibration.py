@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from owl.model import whisper
+from owl.model.whisper import Whisper
 from owl.prune import calibration
 from tests import tiny
 
@@ -14,8 +15,7 @@ CLIPS, TEXTS = tiny.make_clips(5), [[5, 6, 7], [8], [9, 10], [11, 12, 13, 14], [
 
 def collect(model, batch_size=5, padding="exclude", gram=True, **options):
     batches = calibration.prepare(
-        model,
-        tiny.make_processor(),
+        Whisper(model, tiny.make_processor()),
         CLIPS,
         TEXTS,
         language=None,
@@ -54,7 +54,7 @@ def recorded_inputs(model, name):
     width = max(map(len, TEXTS))
     tokens = torch.tensor([[1, 37, *text, *[0] * (width - len(text))] for text in TEXTS])
     features = calibration.input_features(
-        model, tiny.make_processor(), [clip.audio for clip in CLIPS]
+        Whisper(model, tiny.make_processor()), [clip.audio for clip in CLIPS]
     )
     with torch.inference_mode():
         model.model(input_features=features, decoder_input_ids=tokens)
@@ -126,8 +126,7 @@ def test_sums_alone_are_enough_for_the_root_mean_square(model, statistics):
 def test_the_statistics_of_some_clips_are_those_of_a_walk_with_these_clips_alone(model, statistics):
     chosen = [3, 0]
     batches = calibration.prepare(
-        model,
-        tiny.make_processor(),
+        Whisper(model, tiny.make_processor()),
         [CLIPS[i] for i in chosen],
         [TEXTS[i] for i in chosen],
         language=None,

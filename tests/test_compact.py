@@ -16,7 +16,7 @@ from owl.errors import CompactError, ModelError, UnsupportedFormat
 from owl.export.huggingface import export_compact
 from owl.model import compact
 from owl.model.loading import COMPACT_FILE, SETTINGS
-from owl.model.whisper import blocks, load
+from owl.model.whisper import Whisper, blocks, load
 from tests.conftest import ROOT
 from tests.tiny import fitting_processor, make_model
 
@@ -36,7 +36,7 @@ def prune(model, sparsity: float):
 @pytest.fixture
 def folder(tmp_path):
     """A tiny pruned Whisper in the compact format."""
-    export_compact(prune(make_model(), 0.7), fitting_processor(), tmp_path)
+    export_compact(Whisper(prune(make_model(), 0.7), fitting_processor()), tmp_path)
     return tmp_path
 
 
@@ -104,7 +104,7 @@ def test_int8_rounds_each_row_to_half_a_level_of_its_own_scale(tmp_path, sparsit
 def test_the_demo_model_takes_at_most_two_percent_more_than_its_bound(tmp_path, sparsity):
     model, processor = load(str(ROOT / "models" / "demo"))
     prune(model, sparsity)
-    size = export_compact(model, processor, tmp_path)
+    size = export_compact(Whisper(model, processor), tmp_path)
     names = {f"{linear.path}.weight" for block in blocks(model) for linear in block.linears}
     parts = {
         name: (np.prod(one.shape), int((one.half() != 0).sum()))
@@ -142,8 +142,8 @@ def test_owl_load_gives_a_plain_whisper_with_the_same_weights_logits_and_process
 
 def test_an_int8_folder_loads_with_the_same_zeros(tmp_path):
     original = prune(make_model(), 0.5)
-    plain = export_compact(original, fitting_processor(), tmp_path)
-    assert export_compact(original, fitting_processor(), tmp_path, int8=True) < plain
+    plain = export_compact(Whisper(original, fitting_processor()), tmp_path)
+    assert export_compact(Whisper(original, fitting_processor()), tmp_path, int8=True) < plain
     model, _ = owl.load(tmp_path)
     for (_, dense), (name, loaded) in zip(original.named_parameters(), model.named_parameters()):
         assert (loaded[dense == 0] == 0).all(), name
@@ -234,7 +234,7 @@ def test_a_model_beyond_float16_is_an_unsupported_format_not_a_crash(tmp_path):
     with torch.no_grad():
         model.model.encoder.layers[0].fc1.weight[0, 0] = 1e6
     with pytest.raises(UnsupportedFormat, match="encoder.layers.0.fc1.weight"):
-        export_compact(model, fitting_processor(), tmp_path)
+        export_compact(Whisper(model, fitting_processor()), tmp_path)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

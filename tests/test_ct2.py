@@ -14,7 +14,7 @@ from owl.config.load import load as load_config
 from owl.errors import ModelError, UnsupportedFormat
 from owl.export.ct2 import FILES, Ct2Whisper, ct2_decoder, export_ct2, loads_in
 from owl.model.decoding import torch_decoder
-from owl.model.whisper import load, window_samples
+from owl.model.whisper import Whisper, load, window_samples
 from owl.run.experiment import evaluation_sets
 from tests.conftest import ROOT
 from tests.tiny import make_model, make_processor
@@ -51,7 +51,7 @@ def exported(tmp_path_factory):
     """(model, processor, folder) of the tiny model."""
     model, folder = tiny(), tmp_path_factory.mktemp("ct2") / "folder"
     folder.mkdir()
-    export_ct2(model, make_processor(), folder)
+    export_ct2(Whisper(model, make_processor()), folder)
     return model, make_processor(), folder
 
 
@@ -59,7 +59,7 @@ def exported(tmp_path_factory):
 def test_a_batch_gets_the_tokens_that_pytorch_gives_whatever_the_cap(exported, cap):
     """float16 on disk rounds the random weights, so PyTorch computes with the rounded ones."""
     model, processor, folder = exported
-    expected = torch_decoder(make_rounded(model), processor, max_new_tokens=cap)(noise())
+    expected = torch_decoder(Whisper(make_rounded(model), processor), max_new_tokens=cap)(noise())
     assert ct2_decoder(folder, processor, max_new_tokens=cap)(noise()) == expected
     assert any(one.capped for one in expected) or cap is None
 
@@ -74,13 +74,13 @@ def make_rounded(model):
 
 def test_tokens_that_are_never_said_or_never_said_first_are_not(tmp_path):
     model, processor = make_rounded(tiny()), make_processor()
-    usual = torch_decoder(model, processor)(noise())
+    usual = torch_decoder(Whisper(model, processor))(noise())
     model.generation_config.suppress_tokens = sorted(
         {token for one in usual for token in one.tokens[2:]}
     )[:3]
     model.generation_config.begin_suppress_tokens = sorted({one.tokens[0] for one in usual})
-    expected = torch_decoder(model, processor)(noise())
-    export_ct2(model, processor, tmp_path)
+    expected = torch_decoder(Whisper(model, processor))(noise())
+    export_ct2(Whisper(model, processor), tmp_path)
     assert ct2_decoder(tmp_path, processor)(noise()) == expected != usual
 
 
@@ -89,12 +89,12 @@ def test_the_demo_model_says_the_same_through_both_runtimes_and_an_int8_folder_d
     model, processor = load(str(ROOT / "models" / "demo"))
     dataset = evaluation_sets(load_config(ROOT / "configs" / "demo.json", {"samples": 2}))[0]
     audio = [clip.audio for clip in dataset.clips]
-    export_ct2(model, processor, tmp_path)
-    said = torch_decoder(model, processor)(audio)
+    export_ct2(Whisper(model, processor), tmp_path)
+    said = torch_decoder(Whisper(model, processor))(audio)
     assert ct2_decoder(tmp_path, WhisperProcessor.from_pretrained(tmp_path))(audio) == said
     assert all(len(one.tokens) > 3 and not one.capped for one in said)
     plain = (tmp_path / "model.bin").stat().st_size
-    export_ct2(model, processor, tmp_path, int8=True)
+    export_ct2(Whisper(model, processor), tmp_path, int8=True)
     assert (tmp_path / "model.bin").stat().st_size < 0.7 * plain
     assert [len(one.tokens) > 3 for one in ct2_decoder(tmp_path, processor)(audio)] == [True, True]
 
@@ -106,18 +106,18 @@ def test_faster_whisper_loads_and_transcribes_the_folder_of_a_30_second_model(tm
     faster_whisper = pytest.importorskip("faster_whisper")
     model, processor = load(str(ROOT / "models" / "demo"))
     clip = evaluation_sets(load_config(ROOT / "configs" / "demo.json", {"samples": 1}))[0].clips[0]
-    export_ct2(model, processor, tmp_path)
+    export_ct2(Whisper(model, processor), tmp_path)
     assert loads_in(model) == "faster-whisper, ctranslate2"
     whisper = faster_whisper.WhisperModel(
         str(tmp_path), device="cpu", compute_type="float32", cpu_threads=1
     )
     segments, _ = whisper.transcribe(
-        np.pad(clip.audio, (0, window_samples(processor) - len(clip.audio))),
+        np.pad(Whisper(clip.audio, (0, window_samples(processor) - len(clip.audio)))),
         beam_size=1,
         without_timestamps=True,
         temperature=0.0,
     )
-    (said,) = torch_decoder(model, processor)([clip.audio])
+    (said,) = torch_decoder(Whisper(model, processor))([clip.audio])
     assert (
         " ".join(one.text.strip() for one in segments)
         == processor.tokenizer.decode(said.tokens, skip_special_tokens=True).strip()
@@ -131,7 +131,7 @@ def test_exporting_leaves_the_model_as_it_was(tmp_path):
         model.config.to_dict(),
     )
     for int8 in (False, True):
-        export_ct2(model, make_processor(), tmp_path, int8=int8)
+        export_ct2(Whisper(model, make_processor()), tmp_path, int8=int8)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.config.to_dict() == settings
 
@@ -155,14 +155,14 @@ def test_a_model_that_ctranslate2_has_no_place_for_is_refused_with_the_reason(tm
     with pytest.raises(
         UnsupportedFormat, match="the tokenizer knows .* tokens, the model's vocabulary has 40"
     ):
-        export_ct2(make_model(), make_processor(), tmp_path)
+        export_ct2(Whisper(make_model(), make_processor()), tmp_path)
     model = tiny()
     # as if one of its two heads were gone
     model.model.decoder.layers[1].self_attn.q_proj = torch.nn.Linear(32, 16)
     with pytest.raises(
         UnsupportedFormat, match="one number of heads per stack.* decoder has lost some"
     ):
-        export_ct2(model, make_processor(), tmp_path)
+        export_ct2(Whisper(model, make_processor()), tmp_path)
 
 
 @pytest.mark.parametrize("name", FILES)

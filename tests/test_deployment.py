@@ -20,7 +20,7 @@ from owl.export.advice import Row
 from owl.export.measure import in_fresh_process, measure, weights_digest
 from owl.export.onnx import OnnxWhisper, export_onnx, onnx_decoder
 from owl.export.onnx_int8 import fold_transpose
-from owl.model.whisper import load
+from owl.model.whisper import Whisper, load
 from owl.run import experiment
 from owl.run.cache import closure
 from owl.run.record import Run, peak_rss_bytes
@@ -257,7 +257,7 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
     assert not (tmp_path / "mine" / "ct2").exists()
     folder, reason = formats.write("compact", *facts)
     assert (folder, reason) == (tmp_path / "mine" / "compact", None)
-    found = table.measure_row("compact", folder, run, model, model, processor, datasets)
+    found = table.measure_row("compact", folder, run, model, Whisper(model, processor), datasets)
     assert found.same_weights is True and found.same_text == 1.0
     assert (
         (ROOT / found.path).resolve() == folder.resolve()
@@ -268,7 +268,7 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
     monkeypatch.setattr(
         table, "in_fresh_process", lambda function, *arguments: function(*arguments)
     )
-    rows = table.dense_rows(["compact"], run, model, processor, datasets)
+    rows = table.dense_rows(["compact"], run, Whisper(model, processor), datasets)
     assert [one.format for one in rows] == ["dense fp16", "dense compact-int8", "dense model demo"]
     assert [rows[0].bytes, rows[2].bytes] == [formats.dense_bytes(model)] * 2
     assert rows[1].bytes < 0.7 * rows[0].bytes
@@ -277,7 +277,7 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
     with torch.no_grad():
         other.model.encoder.layers[0].fc1.weight[0, 0] += 1
     with pytest.raises(RuntimeError, match="did not hold the weights that are in memory"):
-        table.measure_row("compact", folder, run, other, model, processor, datasets)
+        table.measure_row("compact", folder, run, other, Whisper(model, processor), datasets)
     assert not folder.exists()
     (tmp_path / "mine" / "onnx").mkdir()  # of an earlier config
     formats.remove_others([], run)
@@ -331,7 +331,7 @@ def test_large_int8_graphs_leave_no_copies_behind(tmp_path, monkeypatch):
         make_model(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64),
         make_processor(),
     )
-    export_onnx(model, processor, tmp_path, int8=True)
+    export_onnx(Whisper(model, processor), tmp_path, int8=True)
     names = {path.name for path in tmp_path.iterdir() if ".onnx" in path.name}
     assert names == {
         "encoder_model.onnx",
@@ -390,7 +390,7 @@ def test_the_transposed_embedding_becomes_a_constant_and_the_int8_folder_decodes
     plain, rounded = tmp_path / "onnx", tmp_path / "onnx-int8"
     for folder, int8 in ((plain, False), (rounded, True)):
         folder.mkdir()
-        export_onnx(model, processor, folder, int8=int8)
+        export_onnx(Whisper(model, processor), folder, int8=int8)
     proto = onnx.load(plain / "decoder_model.onnx")
     fold_transpose(proto)
     constants = {one.name for one in proto.graph.initializer}
@@ -432,12 +432,12 @@ def test_every_format_names_code_that_make_sees_a_runtime_and_float_forms(name):
             assert callable(resolve_name(code)) and code.partition(":")[0] in seen
 
 
-def save_toy(model, processor, folder):
+def save_toy(asr: Whisper, folder):
     """A format of this test: an ordinary folder in float16, of models with few blocks only."""
-    if model.config.encoder_layers > 4:
+    if asr.model.config.encoder_layers > 4:
         raise UnsupportedFormat("it is too deep")
-    copy.deepcopy(model).half().save_pretrained(folder)
-    processor.save_pretrained(folder)
+    copy.deepcopy(asr.model).half().save_pretrained(folder)
+    asr.processor.save_pretrained(folder)
 
 
 def toy_loads_in(model) -> str:
@@ -453,10 +453,10 @@ def test_a_new_format_is_one_record(demo, tmp_path, monkeypatch):
     facts = run, model, processor, PRUNING, {"datasets": []}
     folder, reason = formats.write("toy", *facts)
     assert reason is None
-    found = table.measure_row("toy", folder, run, model, original, processor, datasets)
+    found = table.measure_row("toy", folder, run, model, Whisper(original, processor), datasets)
     assert (found.same_weights, found.same_text) == (True, 1.0) and found.rtfx > 0
     monkeypatch.setattr(table, "in_fresh_process", lambda function, *given: function(*given))
-    dense = table.dense_rows(["toy"], run, original, processor, datasets)
+    dense = table.dense_rows(["toy"], run, Whisper(original, processor), datasets)
     assert [one.format for one in dense] == ["dense fp16", "dense toy"]
     assert advice.facts(found, [*dense, found]).endswith("Loads in a toy with 4 blocks.")
     model.config.encoder_layers = 5

@@ -13,6 +13,7 @@ from owl.evaluate import divergence, probes, stored, transcribe
 from owl.evaluate.transcribe import FRAME, split_at_silences
 from owl.model import decoding, whisper
 from owl.model.decoding import States
+from owl.model.whisper import Whisper
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -31,7 +32,7 @@ def clips():
 def transcription(demo, clips):
     model, processor = demo
     return transcribe.transcribe(
-        decoding.torch_decoder(model, processor), processor, clips, batch_size=4
+        decoding.torch_decoder(Whisper(model, processor)), processor, clips, batch_size=4
     )
 
 
@@ -78,7 +79,9 @@ def test_a_decoder_that_never_ends_is_bounded_and_counted():
     with torch.no_grad():
         model.proj_out.weight[tiny.END] = -10
     said = transcribe.transcribe(
-        decoding.torch_decoder(model, processor, max_new_tokens=7), processor, tiny.make_clips(3)
+        decoding.torch_decoder(Whisper(model, processor), max_new_tokens=7),
+        processor,
+        tiny.make_clips(3),
     )
     assert said.cap_hits == 3 and all(one.tokens == 7 for one in said.transcripts)
 
@@ -90,7 +93,7 @@ def test_timestamp_tokens_are_never_said():
             20  # ids behind <|notimestamps|> (37) would win every step
         )
     features = decoding.input_features(
-        model, processor, [clip.audio for clip in tiny.make_clips(4)]
+        Whisper(model, processor), [clip.audio for clip in tiny.make_clips(4)]
     )
     for one in decoding.greedy(
         model, decoding.encode(model, features), language=None, max_new_tokens=8
@@ -113,7 +116,9 @@ def test_the_divergence_is_the_mean_kl_of_the_next_token_by_definition(demo, cli
             block.linears[0].module.weight *= 0.8
     rows = {
         row["id"]: row
-        for row in divergence.divergence(model, other, processor, clips[:3], batch_size=2)
+        for row in divergence.divergence(
+            Whisper(model, processor), Whisper(other, processor), clips[:3], batch_size=2
+        )
     }
     for clip in clips[:3]:
         text = processor.tokenizer(clip.text, add_special_tokens=False).input_ids
@@ -140,21 +145,28 @@ def test_the_divergence_splits_batches_whose_logits_would_not_fit(demo, clips, m
     other, _ = whisper.load(str(ROOT / "models" / "demo"))
     with torch.no_grad():
         whisper.blocks(other)[0].linears[0].module.weight *= 0.8
-    whole = divergence.divergence(model, other, processor, clips, batch_size=6)
+    whole = divergence.divergence(
+        Whisper(model, processor), Whisper(other, processor), clips, batch_size=6
+    )
     sizes, real = [], divergence.predictions
 
-    def measured(model, processor, batch, states):
-        sizes.append(4 * len(batch.clips) * max(batch.counts) * model.config.vocab_size)
-        return real(model, processor, batch, states)
+    def measured(asr: Whisper, batch, states):
+        sizes.append(4 * len(batch.clips) * max(batch.counts) * asr.model.config.vocab_size)
+        return real(asr.model, asr.processor, batch, states)
 
     monkeypatch.setattr(divergence, "predictions", measured)
     monkeypatch.setattr(divergence, "MOST_BYTES", 400_000)
-    split = divergence.divergence(model, other, processor, clips, batch_size=6)
+    split = divergence.divergence(
+        Whisper(model, processor), Whisper(other, processor), clips, batch_size=6
+    )
     assert max(sizes) <= 400_000 and len(sizes) > 4
     assert [row["id"] for row in split] == [row["id"] for row in whole]
     assert [row["kl"] for row in split] == pytest.approx([row["kl"] for row in whole], abs=1e-4)
     monkeypatch.setattr(divergence, "MOST_BYTES", 1)  # no clip fits: one at a time all the same
-    assert len(divergence.divergence(model, other, processor, clips[:2])) == 2
+    assert (
+        len(divergence.divergence(Whisper(model, processor), Whisper(other, processor), clips[:2]))
+        == 2
+    )
 
 
 @pytest.mark.slow
@@ -163,19 +175,26 @@ def test_what_was_transcribed_is_not_encoded_again_for_the_divergence(demo, clip
     other, _ = whisper.load(str(ROOT / "models" / "demo"))
     with torch.no_grad():
         whisper.blocks(other)[0].linears[0].module.weight *= 0.8
-    plain = divergence.divergence(model, other, processor, clips)
+    plain = divergence.divergence(Whisper(model, processor), Whisper(other, processor), clips)
     heard = States(), States()
     for one, states in zip((model, other), heard):
         transcribe.transcribe(
-            decoding.torch_decoder(one, processor, states=states), processor, clips, batch_size=4
+            decoding.torch_decoder(Whisper(one, processor), states=states),
+            processor,
+            clips,
+            batch_size=4,
         )
     with monkeypatch.context() as patched:
         patched.setattr(divergence, "encode", lambda *_: pytest.fail("the encoder ran again"))
-        known = divergence.divergence(model, other, processor, clips, states=heard)
+        known = divergence.divergence(
+            Whisper(model, processor), Whisper(other, processor), clips, states=heard
+        )
     assert [row["kl"] for row in known] == pytest.approx([row["kl"] for row in plain], abs=1e-4)
     assert [
         row["kl"]
-        for row in divergence.divergence(model, other, processor, clips, states=(heard[0], None))
+        for row in divergence.divergence(
+            Whisper(model, processor), Whisper(other, processor), clips, states=(heard[0], None)
+        )
     ] == pytest.approx([row["kl"] for row in plain], abs=1e-4)
 
 
@@ -196,7 +215,10 @@ def test_states_are_kept_while_there_is_room_and_only_for_the_very_waveform():
 def test_a_model_does_not_diverge_from_itself(demo, clips):
     model, processor = demo
     assert all(
-        abs(row["kl"]) < 1e-6 for row in divergence.divergence(model, model, processor, clips[:3])
+        abs(row["kl"]) < 1e-6
+        for row in divergence.divergence(
+            Whisper(model, processor), Whisper(model, processor), clips[:3]
+        )
     )
 
 
@@ -222,11 +244,13 @@ def test_a_clip_beyond_the_window_is_transcribed_in_pieces_and_joined(demo, clip
     long = np.concatenate([clips[0].audio, gap, clips[1].audio, gap, clips[2].audio])
     clip = type(clips[0])("long", long, "", None, "x")
     (said,) = transcribe.transcribe(
-        decoding.torch_decoder(model, processor), processor, [clip]
+        decoding.torch_decoder(Whisper(model, processor)), processor, [clip]
     ).transcripts
     assert said.windows >= 2
     alone = (
-        transcribe.transcribe(decoding.torch_decoder(model, processor), processor, clips[:1])
+        transcribe.transcribe(
+            decoding.torch_decoder(Whisper(model, processor)), processor, clips[:1]
+        )
         .transcripts[0]
         .hypothesis
     )

@@ -17,6 +17,7 @@ from owl.evaluate import stored
 from owl.evaluate.transcribe import transcribe
 from owl.model import whisper
 from owl.model.decoding import torch_decoder
+from owl.model.whisper import Whisper
 from owl.prune import calibration_text, guides, weights
 from owl.run import cache, experiment, provenance, record
 from tests import tiny
@@ -74,13 +75,11 @@ def said(tmp_path, monkeypatch):
         )
 
         def __call__(self):
-            return stored.transcripts(
-                self.run,
-                "dense",
-                self.model,
-                self.processor,
+            asr, dataset = (
+                Whisper(self.model, self.processor),
                 Dataset("noise", self.clips, [], None),
             )
+            return stored.transcripts(self.run, "dense", asr, dataset)
 
     said, real = Said(), stored.transcribe
 
@@ -183,7 +182,7 @@ def test_sparsity_zero_is_the_dense_model_word_for_word(method, allocation):
     )
     blocks = whisper.blocks(model)
     labels = calibration_text.Labels(clips, [[5, 6, 7], [8], [9, 10], [11]], {}, None)
-    batches = calibration_text.calibration_batches(config, model, processor, labels)
+    batches = calibration_text.calibration_batches(config, Whisper(model, processor), labels)
     guide = guides.Guides(blocks, [0.01, 0.02, 0.03, 0.05], [1.0, 2.0, 3.0, 4.0], 0.08, 5.0)
     sparsities = guides.chosen_sparsities(config, guide)
     weights.prune(model, blocks, batches, sparsities, method=method)
@@ -191,7 +190,7 @@ def test_sparsity_zero_is_the_dense_model_word_for_word(method, allocation):
         torch.equal(ours, theirs) for ours, theirs in zip(model.parameters(), dense.parameters())
     )
     texts = [
-        transcribe(torch_decoder(one, processor), processor, clips).transcripts
+        transcribe(torch_decoder(Whisper(one, processor)), processor, clips).transcripts
         for one in (dense, model)
     ]
     assert texts[0] == texts[1]

@@ -13,6 +13,7 @@ import owl
 from owl.errors import ModelError
 from owl.export import formats, huggingface
 from owl.model import whisper
+from owl.model.whisper import Whisper
 from tests.conftest import ROOT
 
 ONE_ROW = [{"dataset": "demo", "clips": 3, "words": 20, "dense": 0.02, "pruned": 0.0525}]
@@ -55,14 +56,14 @@ def pruned():
         for block in whisper.blocks(model):
             for linear in block.linears:
                 linear.module.weight[:, ::2] = 0
-    return model, processor
+    return Whisper(model, processor)
 
 
 @pytest.fixture(scope="module")
 def folder(pruned, tmp_path_factory):
     target = tmp_path_factory.mktemp("export") / "hf"
     huggingface.save_hf(
-        *pruned,
+        pruned,
         target,
         dtype=torch.float16,
         metadata={"recovery": "none"},

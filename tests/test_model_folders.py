@@ -31,6 +31,7 @@ from owl.errors import ModelError
 from owl.export import formats, huggingface
 from owl.export.ct2 import ct2_decoder, export_ct2
 from owl.model import decoding, whisper
+from owl.model.whisper import Whisper
 from owl.run import experiment
 from tests import tiny
 from tests.conftest import ROOT
@@ -270,10 +271,10 @@ def test_a_word_behind_the_timestamps_is_said_by_every_runtime(folder, tmp_path)
     say("config.json", vocab_size=2111)(folder)
     add_word(folder)
     model, processor = owl.load(folder)
-    expected = decoding.torch_decoder(model, processor, max_new_tokens=4)(audio)
+    expected = decoding.torch_decoder(Whisper(model, processor), max_new_tokens=4)(audio)
     assert expected[0].tokens[0] == 2110
     (tmp_path / "ct2").mkdir()
-    export_ct2(model, processor, tmp_path / "ct2")
+    export_ct2(Whisper(model, processor), tmp_path / "ct2")
     assert ct2_decoder(tmp_path / "ct2", processor, max_new_tokens=4)(audio) == expected
 
 
@@ -292,9 +293,9 @@ def test_saved_decoding_settings_change_no_text(folder, knobs):
     say("generation_config.json", **knobs)(folder)
     say("config.json", **knobs)(folder)
     model, processor = owl.load(folder)
-    assert decoding.torch_decoder(model, processor)(heard(1)) == demo_says()
+    assert decoding.torch_decoder(Whisper(model, processor))(heard(1)) == demo_says()
     (folder / "ct2").mkdir()
-    export_ct2(model, processor, folder / "ct2")
+    export_ct2(Whisper(model, processor), folder / "ct2")
     assert ct2_decoder(folder / "ct2", processor)(heard(1)) == demo_says()
 
 
@@ -340,8 +341,8 @@ def test_a_german_fine_tune_without_settings_is_german_here_and_in_plain_transfo
     assert whisper.spoken(model) == "de, transcribe (the model's own setting)"
     assert whisper.prompt_tokens(model) == [50258, 50261, 50359, 50363]
     audio = [clip.audio for clip in tiny.make_clips(2)]
-    said = decoding.torch_decoder(model, processor, max_new_tokens=6)(audio)
-    huggingface.save_settings(model, processor, tmp_path, dtype=torch.float32)
+    said = decoding.torch_decoder(Whisper(model, processor), max_new_tokens=6)(audio)
+    huggingface.save_settings(Whisper(model, processor), tmp_path, dtype=torch.float32)
     model.save_pretrained(tmp_path)
     plain = WhisperForConditionalGeneration.from_pretrained(tmp_path).eval()
     features = WhisperProcessor.from_pretrained(tmp_path)(
@@ -405,10 +406,12 @@ def test_transformers_4_opens_every_export_and_says_the_same(transformers4, tmp_
     for name in wanted:
         (tmp_path / name).mkdir()
         papers = {"metadata": {}, "metrics": {}, "card": ""}
-        formats.save(name, model, processor, tmp_path / name, dtype=torch.float32, papers=papers)
+        formats.save(
+            name, Whisper(model, processor), tmp_path / name, dtype=torch.float32, papers=papers
+        )
     audio = heard(1)
     np.save(tmp_path / "audio.npy", audio[0])
-    (said,) = decoding.torch_decoder(model, processor)(audio)
+    (said,) = decoding.torch_decoder(Whisper(model, processor))(audio)
     text = processor.tokenizer.decode(said.tokens, skip_special_tokens=True)
     paths = [str(tmp_path / name) for name in (*wanted, "audio.npy")]
     read = subprocess.run(

@@ -18,6 +18,7 @@ from owl.errors import ModelError
 from owl.export.onnx import export_onnx, onnx_decoder
 from owl.model import shapes, whisper
 from owl.model.decoding import encode, input_features, torch_decoder
+from owl.model.whisper import Whisper
 from owl.prune import calibration, pipeline, weights
 from owl.prune.calibration_text import Labels
 from owl.prune.structures import narrow, whole_layers
@@ -41,7 +42,12 @@ def make_model(seed=0):
 
 def batches_of(model):
     return calibration.prepare(
-        model, tiny.make_processor(), CLIPS, TEXTS, language=None, padding="exclude", batch_size=8
+        Whisper(model, tiny.make_processor()),
+        CLIPS,
+        TEXTS,
+        language=None,
+        padding="exclude",
+        batch_size=8,
     )
 
 
@@ -59,7 +65,7 @@ def cut(model, shares, structures=BOTH, targets=("encoder.layers", "decoder.laye
 def logits(model):
     with torch.inference_mode():
         return model(
-            input_features(model, tiny.make_processor(), AUDIO),
+            input_features(Whisper(model, tiny.make_processor()), AUDIO),
             decoder_input_ids=torch.tensor([[1, 37, 5, 6, 7]] * 5),
         ).logits
 
@@ -128,8 +134,7 @@ def test_the_error_is_that_of_the_outputs():
             lambda module, inputs, output: seen.append(output)
         )
         batch = calibration.prepare(
-            model,
-            tiny.make_processor(),
+            Whisper(model, tiny.make_processor()),
             CLIPS,
             TEXTS,
             language=None,
@@ -196,8 +201,8 @@ def test_a_dropped_layer_leaves_what_the_model_says_without_it(name):
     shapes.silence(by_hand.get_submodule(f"model.{name.replace('.', '.layers.')}"))
     assert len(whisper.blocks(model)) == 3
     assert torch.equal(logits(model), logits(by_hand))
-    said = torch_decoder(model, tiny.make_processor())(AUDIO)
-    assert said == torch_decoder(by_hand, tiny.make_processor())(AUDIO)
+    said = torch_decoder(Whisper(model, tiny.make_processor()))(AUDIO)
+    assert said == torch_decoder(Whisper(by_hand, tiny.make_processor()))(AUDIO)
 
 
 def test_whole_layers_go_by_their_influence():
@@ -231,8 +236,11 @@ def test_the_kv_cache_gives_the_tokens_of_a_full_forward():
     model = make_model()
     cut(model, 0.4)
     model.generation_config.suppress_tokens = [0]  # it never ends
-    (said,) = torch_decoder(model, tiny.make_processor(), max_new_tokens=12)(AUDIO[:1])
-    tokens, states = [1, 37], encode(model, input_features(model, tiny.make_processor(), AUDIO[:1]))
+    (said,) = torch_decoder(Whisper(model, tiny.make_processor()), max_new_tokens=12)(AUDIO[:1])
+    tokens, states = (
+        [1, 37],
+        encode(model, input_features(Whisper(model, tiny.make_processor()), AUDIO[:1])),
+    )
     with torch.inference_mode():
         for _ in range(12):
             scores = model(
@@ -250,14 +258,14 @@ def test_onnx_keeps_the_smaller_shapes_and_says_the_same(tmp_path):
     rows = cut(model, 0.4)
     gone = sum(round(row.sparsity * row.weights) for row in rows if row.block.startswith("encoder"))
     assert encoder_weights(model, tmp_path / "small") == dense - gone
-    said = torch_decoder(model, tiny.make_processor())(AUDIO)
+    said = torch_decoder(Whisper(model, tiny.make_processor()))(AUDIO)
     assert onnx_decoder(tmp_path / "small", tiny.make_processor())(AUDIO) == said
 
 
 def encoder_weights(model, folder):
     """Entries of all matrices in the encoder's exported graph."""
     folder.mkdir()
-    export_onnx(model, tiny.make_processor(), folder)
+    export_onnx(Whisper(model, tiny.make_processor()), folder)
     graph = onnx.load(folder / "encoder_model.onnx").graph
     return sum(one.dims[0] * one.dims[1] for one in graph.initializer if len(one.dims) == 2)
 
@@ -362,7 +370,11 @@ def test_a_config_leads_to_the_structures_that_it_names(structures):
     model, labels = make_model(), Labels(CLIPS, TEXTS, {}, None)
     every = whisper.blocks(model)
     rows = pipeline.prune_targets(
-        config, model, tiny.make_processor(), every, labels, weights.spread(every, [0.25] * 4)
+        config,
+        Whisper(model, tiny.make_processor()),
+        every,
+        labels,
+        weights.spread(every, [0.25] * 4),
     )
     assert 0.2 <= pipeline.removed_weights(rows) / 10_240 <= 0.3
     assert (len(whisper.blocks(model)) < 4) == (structures == ["layers"])

@@ -18,7 +18,7 @@ from owl.errors import ModelError
 from owl.export import onnx_graphs
 from owl.export.onnx import OnnxWhisper, export_onnx, onnx_decoder
 from owl.model.decoding import encode, input_features, torch_decoder
-from owl.model.whisper import blocks, load
+from owl.model.whisper import Whisper, blocks, load
 from tests.tiny import END, START, make_model, make_processor
 
 pytestmark = pytest.mark.slow  # every test exports graphs
@@ -49,27 +49,28 @@ def noise(lengths=(1600, 4000, 6400, 2900, 5100)) -> list[np.ndarray]:
     return [(0.3 * draw.standard_normal(length)).astype(np.float32) for length in lengths]
 
 
-def assert_same_tokens(model, processor, folder, audio, cap=None):
-    expected = torch_decoder(model, processor, max_new_tokens=cap)(audio)
-    assert onnx_decoder(folder, processor, max_new_tokens=cap, threads=2)(audio) == expected
+def assert_same_tokens(asr: Whisper, folder, audio, cap=None):
+    expected = torch_decoder(asr, max_new_tokens=cap)(audio)
+    assert onnx_decoder(folder, asr.processor, max_new_tokens=cap, threads=2)(audio) == expected
     return expected
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """(model, processor, folder) of the tiny model."""
+    """(model with processor, folder) of the tiny model."""
     model, folder = tiny(), tmp_path_factory.mktemp("onnx")
-    export_onnx(model, make_processor(), folder)
-    return model, make_processor(), folder
+    asr = Whisper(model, make_processor())
+    export_onnx(asr, folder)
+    return asr, folder
 
 
 @pytest.fixture(scope="module")
 def bench(shared, tmp_path_factory):
-    """(model, processor, folder) of the bench model."""
+    """(model with processor, folder) of the bench model."""
     model, processor = load(str(shared / "bench" / "model"))
     folder = tmp_path_factory.mktemp("bench")
-    export_onnx(model, processor, folder)
-    return model, processor, folder
+    export_onnx(Whisper(model, processor), folder)
+    return Whisper(model, processor), folder
 
 
 @pytest.fixture(scope="module")
@@ -106,39 +107,42 @@ def test_the_bench_model_says_the_same_through_both_runtimes(bench, speech):
 
 def test_suppressed_tokens_are_suppressed_as_generate_does_it(tmp_path):
     model, processor = tiny(), make_processor()
-    usual = torch_decoder(model, processor)(noise())
+    usual = torch_decoder(Whisper(model, processor))(noise())
     model.generation_config.suppress_tokens = sorted(
         {token for one in usual for token in one.tokens}
     )[:3]
-    export_onnx(model, processor, tmp_path)
-    assert assert_same_tokens(model, processor, tmp_path, noise()) != usual
+    export_onnx(Whisper(model, processor), tmp_path)
+    assert assert_same_tokens(Whisper(model, processor), tmp_path, noise()) != usual
 
 
 def test_the_end_token_suppressed_at_the_beginning_comes_later(tmp_path):
     model, processor = tiny(), make_processor()
     first = {
-        one.tokens[0] if one.tokens else END for one in torch_decoder(model, processor)(noise())
+        one.tokens[0] if one.tokens else END
+        for one in torch_decoder(Whisper(model, processor))(noise())
     }
     model.generation_config.begin_suppress_tokens = sorted(first | {END})
-    export_onnx(model, processor, tmp_path)
-    said = assert_same_tokens(model, processor, tmp_path, noise())
+    export_onnx(Whisper(model, processor), tmp_path)
+    said = assert_same_tokens(Whisper(model, processor), tmp_path, noise())
     assert not {one.tokens[0] for one in said} & first
     assert not all(one.capped for one in said), "begin_suppress reached beyond the first token"
 
 
 def test_greedy_takes_prompt_end_and_suppression_as_plain_lists(exported):
     model, processor, folder = exported
-    features = input_features(model, processor, noise())
+    features = input_features(Whisper(model, processor), noise())
     lists = dict(
         prompt=[START, 37], end=END, suppress=[38, 39], begin_suppress=[], max_new_tokens=22
     )
-    assert OnnxWhisper(folder).greedy(features, **lists) == torch_decoder(model, processor)(noise())
+    assert OnnxWhisper(folder).greedy(features, **lists) == torch_decoder(
+        Whisper(model, processor)
+    )(noise())
 
 
 @pytest.mark.parametrize("which", ["exported", "bench"])
 def test_the_encoder_gives_what_pytorch_gives(which, request):
     model, processor, folder = request.getfixturevalue(which)
-    features = input_features(model, processor, noise())
+    features = input_features(Whisper(model, processor), noise())
     difference = OnnxWhisper(folder).encode(features) - encode(model, features).numpy()
     assert np.abs(difference).max() < ENCODER_TOLERANCE
 
@@ -198,20 +202,20 @@ def test_the_token_embedding_is_stored_once_in_each_decoder(bench):
 def test_weights_too_large_for_one_file_lie_beside_the_graph(monkeypatch, tmp_path):
     monkeypatch.setattr(onnx_graphs, "EXTERNAL_BYTES", 0)
     model, processor = tiny(), make_processor()
-    written = export_onnx(model, processor, tmp_path)
+    written = export_onnx(Whisper(model, processor), tmp_path)
     assert [path.name for path in written] == sorted([*GRAPHS, SHARED, "encoder_model.onnx_data"])
     graph, weights = (
         (tmp_path / name).stat() for name in ("encoder_model.onnx", "encoder_model.onnx_data")
     )
     assert graph.st_size < weights.st_size and graph.st_mode == weights.st_mode
-    assert_same_tokens(model, processor, tmp_path, noise())
+    assert_same_tokens(Whisper(model, processor), tmp_path, noise())
 
 
 def test_an_output_layer_of_its_own_is_exported_as_it_is(tmp_path):
     model, processor = make_model(tie_word_embeddings=False), make_processor()
     assert not torch.equal(model.proj_out.weight, model.model.decoder.embed_tokens.weight)
-    export_onnx(model, processor, tmp_path)
-    assert_same_tokens(model, processor, tmp_path, noise())
+    export_onnx(Whisper(model, processor), tmp_path)
+    assert_same_tokens(Whisper(model, processor), tmp_path, noise())
 
 
 def test_both_decoders_read_their_weights_from_one_copy(bench):
@@ -230,8 +234,8 @@ def test_a_pruned_model_keeps_its_zeros_and_its_tokens(tmp_path):
             linear.module.weight[
                 linear.module.weight.abs() < linear.module.weight.abs().median()
             ] = 0
-    export_onnx(model, processor, tmp_path)
-    assert_same_tokens(model, processor, tmp_path, noise())
+    export_onnx(Whisper(model, processor), tmp_path)
+    assert_same_tokens(Whisper(model, processor), tmp_path, noise())
     wanted = sum(
         (linear.module.weight == 0).sum().item()
         for linear in linears
@@ -259,7 +263,7 @@ def test_exporting_leaves_the_model_as_it_was(tmp_path):
         [one.requires_grad for one in model.parameters()],
     )
     settings = model.config.to_dict(), model.config._attn_implementation
-    export_onnx(model, make_processor(), tmp_path)
+    export_onnx(Whisper(model, make_processor()), tmp_path)
     assert all(
         torch.equal(value, before[name]) and value.dtype == torch.float16
         for name, value in model.state_dict().items()
@@ -270,14 +274,14 @@ def test_exporting_leaves_the_model_as_it_was(tmp_path):
 
 def test_a_half_precision_model_is_exported_in_single_precision(tmp_path):
     model, processor = tiny().half(), make_processor()
-    export_onnx(model, processor, tmp_path)
+    export_onnx(Whisper(model, processor), tmp_path)
     kinds = {one.data_type for one in onnx.load(tmp_path / "encoder_model.onnx").graph.initializer}
     assert onnx.TensorProto.FLOAT16 not in kinds
-    assert_same_tokens(model.float(), processor, tmp_path, noise())
+    assert_same_tokens(Whisper(model.float(), processor), tmp_path, noise())
 
 
 def test_exporting_says_nothing_on_the_terminal(tmp_path, capfd, recwarn):
-    export_onnx(tiny(), make_processor(), tmp_path)
+    export_onnx(Whisper(tiny(), make_processor()), tmp_path)
     printed = capfd.readouterr()
     assert (printed.out, printed.err, len(recwarn)) == ("", "", 0)
 

@@ -14,6 +14,7 @@ from owl.kernels.gram import relative_output_error
 from owl.kernels.records import SOLVERS as METHODS
 from owl.kernels.solvers import prune_weight
 from owl.model import whisper
+from owl.model.whisper import Whisper
 from owl.prune import calibration, weights
 from tests import tiny
 
@@ -23,7 +24,12 @@ TEXTS = [[5 + index % 20, 6 + index % 7] for index in range(24)]
 
 def batches_of(model):
     return calibration.prepare(
-        model, tiny.make_processor(), CLIPS, TEXTS, language=None, padding="exclude", batch_size=8
+        Whisper(model, tiny.make_processor()),
+        CLIPS,
+        TEXTS,
+        language=None,
+        padding="exclude",
+        batch_size=8,
     )
 
 

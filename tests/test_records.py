@@ -16,6 +16,7 @@ from owl.errors import MissedTarget
 from owl.kernels.records import ALLOCATIONS, SOLVERS, Solver
 from owl.kernels.solvers import prune_weight
 from owl.model import whisper
+from owl.model.whisper import Whisper
 from owl.prune import calibration, weights
 from owl.run import cache
 from tests import tiny
@@ -59,8 +60,7 @@ def prune_tiny(sparsity=0.5):
     model = tiny.make_model()
     every, clips = whisper.blocks(model), tiny.make_clips(4)
     batches = calibration.prepare(
-        model,
-        tiny.make_processor(),
+        Whisper(model, tiny.make_processor()),
         clips,
         [[5, 6]] * 4,
         language=None,

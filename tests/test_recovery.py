@@ -17,6 +17,7 @@ import torch
 from owl.config.load import Config
 from owl.errors import DataError
 from owl.model import whisper
+from owl.model.whisper import Whisper
 from owl.prune import calibration, weights
 from owl.prune.calibration_text import Labels
 from owl.recover import blockwise, distill, examples, recovery, training
@@ -48,7 +49,7 @@ def one_thread():
 def batches(model, chosen):
     clips, texts = CLIPS[chosen], TEXTS[chosen]
     return calibration.prepare(
-        model, PROCESSOR, clips, texts, language=None, padding="exclude", batch_size=4
+        Whisper(model, PROCESSOR), clips, texts, language=None, padding="exclude", batch_size=4
     )
 
 
@@ -69,13 +70,13 @@ def pruned_model(sparsity=0.6, **options):
 
 
 def answers(dense):
-    return distill.lessons(dense, PROCESSOR, EXAMPLES[18:], language=None, batch_size=4)
+    return distill.lessons(Whisper(dense, PROCESSOR), EXAMPLES[18:], language=None, batch_size=4)
 
 
 def train(model, dense, every, **options):
     settings = dict(language=None, rate=3e-3, batch_size=6, seed=0, steps=40) | options
     return distill.distill(
-        model, dense, PROCESSOR, every, EXAMPLES[:18], answers(dense), **settings
+        model, Whisper(dense, PROCESSOR), every, EXAMPLES[:18], answers(dense), **settings
     )
 
 
@@ -160,7 +161,10 @@ def test_a_blocks_error_is_that_of_its_output_on_the_two_models_own_inputs():
     off = scale = 0.0
     for clip, text in zip(CLIPS[18:], TEXTS[18:]):
         batch = examples.pad(
-            dense, PROCESSOR, [examples.Example(clip.audio, text)], language=None, crop=False
+            Whisper(dense, PROCESSOR),
+            [examples.Example(clip.audio, text)],
+            language=None,
+            crop=False,
         )
         ours, theirs = (
             whisper.teacher_forced(one, batch.features, batch.tokens)[0]["decoder.1"]
@@ -209,7 +213,7 @@ def test_distillation_never_ends_worse_on_the_held_out_clips():
 
 def test_the_loss_is_the_divergence_and_the_relative_errors_written_out():
     model, dense, _ = pruned_model()
-    batch = examples.pad(dense, PROCESSOR, EXAMPLES[:3], language=None, crop=True)
+    batch = examples.pad(Whisper(dense, PROCESSOR), EXAMPLES[:3], language=None, crop=True)
     kl, hidden = distill.losses(model, distill.target(dense, batch))
     (ours, our_logits), (theirs, their_logits) = (
         whisper.teacher_forced(one, batch.features, batch.tokens) for one in (model, dense)
@@ -241,7 +245,7 @@ def test_the_loss_is_the_divergence_and_the_relative_errors_written_out():
 def test_models_of_different_depth_share_the_two_outputs():
     deep, shallow = make_model(), make_model(decoder_layers=1)
     wanted = distill.target(
-        deep, examples.pad(deep, PROCESSOR, EXAMPLES[:3], language=None, crop=True)
+        deep, examples.pad(Whisper(deep, PROCESSOR), EXAMPLES[:3], language=None, crop=True)
     )
     assert all(torch.isfinite(loss) and loss > 0 for loss in distill.losses(shallow, wanted))
 
@@ -321,7 +325,8 @@ def test_a_cropped_window_is_the_start_of_the_full_one():
     # 5 of 20 frames
     short = [examples.Example(one.audio[:1600], one.tokens) for one in EXAMPLES[:4]]
     whole, cropped = (
-        examples.pad(dense, PROCESSOR, short, language=None, crop=crop) for crop in (False, True)
+        examples.pad(Whisper(dense, PROCESSOR), short, language=None, crop=crop)
+        for crop in (False, True)
     )
     assert (whole.features.shape[2], cropped.features.shape[2]) == (40, 14)
     assert torch.equal(whole.features[:, :, :14], cropped.features)
@@ -332,7 +337,7 @@ def test_a_cropped_window_is_the_start_of_the_full_one():
 
 def test_our_forward_is_the_models_own():
     dense = make_model()
-    batch = examples.pad(dense, PROCESSOR, EXAMPLES[:4], language=None, crop=False)
+    batch = examples.pad(Whisper(dense, PROCESSOR), EXAMPLES[:4], language=None, crop=False)
     own = dense(input_features=batch.features, decoder_input_ids=batch.tokens)
     states, logits = whisper.teacher_forced(dense, batch.features, batch.tokens)
     assert torch.allclose(logits, own.logits, atol=1e-5) and torch.allclose(
@@ -416,7 +421,7 @@ def test_every_eighth_clip_is_held_out_and_at_least_one():
 
 def test_a_single_calibration_clip_is_too_few(tmp_path):
     with pytest.raises(DataError, match="at least 2 calibration clips"):
-        recovery.lessons_of(run_of(tmp_path, "blockwise"), None, PROCESSOR, labels(1))
+        recovery.lessons_of(run_of(tmp_path, "blockwise"), Whisper(None, PROCESSOR), labels(1))
 
 
 def run_of(tmp_path, method="none", epochs=2, **pruning):
@@ -428,7 +433,7 @@ def run_of(tmp_path, method="none", epochs=2, **pruning):
 
 def after_recovery(run, number=1):
     model, dense, every = pruned_model()
-    lessons = recovery.lessons_of(run, dense, PROCESSOR, labels(24))
+    lessons = recovery.lessons_of(run, Whisper(dense, PROCESSOR), labels(24))
     return recovery.recover(lessons, model, every, number, sparsity=0.6), lessons, model
 
 
@@ -483,7 +488,7 @@ def test_half_precision_is_trained_in_single_and_comes_back_in_half(tmp_path):
     model, dense, every = pruned_model()
     model.bfloat16(), dense.bfloat16()
     run = run_of(tmp_path, "distill")
-    lessons = recovery.lessons_of(run, dense, PROCESSOR, labels(24))
+    lessons = recovery.lessons_of(run, Whisper(dense, PROCESSOR), labels(24))
     row = recovery.recover(lessons, model, every, sparsity=0.5)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert row.held_out_kl_after < row.held_out_kl_before
@@ -510,12 +515,12 @@ def test_the_curve_of_several_rounds_runs_on_one_clock():
 
 def test_rounds_are_kept_only_where_the_config_asks(tmp_path):
     model, processor, run = tiny.make_model(), tiny.fitting_processor(), run_of(tmp_path)
-    recovery.keep_round(run, model, processor, 1)
+    recovery.keep_round(run, Whisper(model, processor), 1)
     assert not (tmp_path / "checkpoints").exists()
     asked = Run(
         "mine", tmp_path, Config.model_validate({"output": {"save_pruned_checkpoints": True}})
     )
-    recovery.keep_round(asked, model, processor, 2)
+    recovery.keep_round(asked, Whisper(model, processor), 2)
     loaded, _ = whisper.load(str(tmp_path / "checkpoints" / "round-2"))
     assert all(
         torch.equal(tensor, loaded.state_dict()[name])

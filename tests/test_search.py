@@ -13,6 +13,7 @@ import torch
 
 from owl.config.load import Config
 from owl.model import whisper
+from owl.model.whisper import Whisper
 from owl.prune import calibration, calibration_text, measured, search
 from owl.prune.fitness import Fitness
 from tests import tiny
@@ -26,8 +27,7 @@ def model():
 def batches(model, count=4, seed=0):
     texts = [[5 + index, 9, 7 + index][: 2 + index % 2] for index in range(count)]
     return calibration.prepare(
-        model,
-        tiny.make_processor(),
+        Whisper(model, tiny.make_processor()),
         tiny.make_clips(count, seed),
         texts,
         language=None,
@@ -164,9 +164,13 @@ def test_the_driver_keeps_its_database_and_its_winner_is_the_best_on_held_out_cl
     every, clips = whisper.blocks(model), tiny.make_clips(8)
     labels = calibration_text.Labels(clips, [[5, 6 + index] for index in range(8)], {}, None)
     starts = {"uniform": [0.7] * 4, "owl": [0.65, 0.75, 0.7, 0.7]}
-    first = measured.allocate(config, model, tiny.make_processor(), every, labels, starts, tmp_path)
+    first = measured.allocate(
+        config, Whisper(model, tiny.make_processor()), every, labels, starts, tmp_path
+    )
     monkeypatch.setattr(search, "build", None)  # a second build would fail
-    again = measured.allocate(config, model, tiny.make_processor(), every, labels, starts, tmp_path)
+    again = measured.allocate(
+        config, Whisper(model, tiny.make_processor()), every, labels, starts, tmp_path
+    )
     assert first.sparsities == again.sparsities and first.seconds_database == again.seconds_database
     table = first.candidates.set_index("name").held_out_kl
     assert table[first.winner] == table.min() and set(table.index) == {

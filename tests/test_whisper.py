@@ -15,6 +15,7 @@ from transformers import GenerationConfig, WhisperConfig
 from owl.errors import ConfigError, ModelError
 from owl.model import decoding, whisper
 from owl.model.generation import whole_settings
+from owl.model.whisper import Whisper
 from owl.prune import calibration
 from tests import tiny
 from tests.conftest import ROOT
@@ -53,7 +54,7 @@ def test_walking_the_blocks_is_the_stock_forward(model):
     clips, texts = tiny.make_clips(3), [[5, 6, 7], [8], [9, 10]]
     processor = tiny.make_processor()
     batches = calibration.prepare(
-        model, processor, clips, texts, language=None, padding="exclude", batch_size=3
+        Whisper(model, processor), clips, texts, language=None, padding="exclude", batch_size=3
     )
     tokens = torch.tensor([[1, 37, 5, 6, 7], [1, 37, 8, 0, 0], [1, 37, 9, 10, 0]])
     for _ in calibration.walk(
@@ -61,7 +62,9 @@ def test_walking_the_blocks_is_the_stock_forward(model):
     ):
         pass
     with torch.inference_mode():
-        features = decoding.input_features(model, processor, [clip.audio for clip in clips])
+        features = decoding.input_features(
+            Whisper(model, processor), [clip.audio for clip in clips]
+        )
         stock = model.model(input_features=features, decoder_input_ids=tokens)
         ours = model.model.decoder.layer_norm(batches[0].text)
         rows = batches[0].text_rows
@@ -126,7 +129,7 @@ def test_a_language_is_a_code_a_name_or_a_token_wherever_it_is_written(language)
         whisper.prompt_tokens(other) == [1, 3, 4, 37] and whisper.language_of(other, None) == "de"
     )
     spoken = tiny.make_clips(1)[0].audio
-    assert decoding.torch_decoder(other, tiny.make_processor(), max_new_tokens=3)([spoken])
+    assert decoding.torch_decoder(Whisper(other, tiny.make_processor()), max_new_tokens=3)([spoken])
 
 
 # the ids of OpenAI's multilingual vocabulary, where they matter, and a word behind the timestamps

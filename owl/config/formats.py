@@ -11,7 +11,7 @@ from dataclasses import dataclass
 class Format:
     """One format; a function is named as "module:function".
 
-    `save`: (model, processor, folder, **options) writes the folder, UnsupportedFormat where it
+    `save`: (model with processor, folder, **options) writes the folder, UnsupportedFormat where it
     cannot hold the model. `loads_in`: what loads the folder, in words, or the function of the model
     that says it.
     """

@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from owl.data.load import Clip
 from owl.kernels.teacher_forcing import kl_terms, rectangle
 from owl.model.decoding import States, encode, input_features
-from owl.model.whisper import prompt_tokens, window_samples
+from owl.model.whisper import Whisper, prompt_tokens, window_samples
 
 MOST_BYTES = 256e6  # of one batch's log probabilities in float32
 
@@ -35,33 +35,37 @@ class TextBatch:
 
 
 def text_batches(
-    model, processor, clips: Sequence[Clip], *, language: str | None = None, batch_size: int = 16
+    asr: Whisper, clips: Sequence[Clip], *, language: str | None = None, batch_size: int = 16
 ) -> Iterator[TextBatch]:
     """Every clip that has text and fits one window, shortest text first; smaller batches where the
     vocabulary makes them too large.
     """
-    prompt, limit = prompt_tokens(model, language), model.config.max_target_positions
+    prompt, limit = prompt_tokens(asr.model, language), asr.model.config.max_target_positions
     usable = sorted(
-        (clip for clip in clips if clip.text and len(clip.audio) <= window_samples(processor)),
+        (clip for clip in clips if clip.text and len(clip.audio) <= window_samples(asr.processor)),
         key=lambda clip: len(clip.text),
     )
     texts = [
-        processor.tokenizer(clip.text, add_special_tokens=False).input_ids[: limit - len(prompt)]
+        asr.processor.tokenizer(clip.text, add_special_tokens=False).input_ids[
+            : limit - len(prompt)
+        ]
         for clip in usable
     ]
     start = 0
     while start < len(usable):
         longest = max(len(text) for text in texts[start : start + batch_size]) + 1
-        size = max(1, min(batch_size, int(MOST_BYTES / (4 * longest * model.config.vocab_size))))
+        size = max(
+            1, min(batch_size, int(MOST_BYTES / (4 * longest * asr.model.config.vocab_size)))
+        )
         part = texts[start : start + size]
-        tokens, _ = rectangle(prompt, part, limit=limit, end=model.config.eos_token_id)
+        tokens, _ = rectangle(prompt, part, limit=limit, end=asr.model.config.eos_token_id)
         counts = [len(text) + 1 for text in part]
         yield TextBatch(usable[start : start + size], tokens, counts, len(prompt))
         start += size
 
 
 @torch.inference_mode()
-def predictions(model, processor, batch: TextBatch, states: States | None = None) -> Tensor:
+def predictions(asr: Whisper, batch: TextBatch, states: States | None = None) -> Tensor:
     """Log probabilities of what follows the prompt, (clips, text + 1, vocabulary), float32, on the
     model's device.
 
@@ -70,8 +74,8 @@ def predictions(model, processor, batch: TextBatch, states: States | None = None
     audio = [clip.audio for clip in batch.clips]
     encoded = states.recall(audio) if states is not None else None
     if encoded is None:
-        encoded = encode(model, input_features(model, processor, audio))
-    logits = model(
+        encoded = encode(asr.model, input_features(asr, audio))
+    logits = asr.model(
         encoder_outputs=BaseModelOutput(encoded), decoder_input_ids=batch.tokens.to(encoded.device)
     ).logits
     return logits[:, batch.prompt - 1 :].float().log_softmax(-1)
@@ -80,8 +84,7 @@ def predictions(model, processor, batch: TextBatch, states: States | None = None
 def divergence_from(
     batches: Sequence[TextBatch],
     answers: Iterable[Tensor],
-    model,
-    processor,
+    asr: Whisper,
     states: States | None = None,
 ) -> list[dict]:
     """KL(answers ‖ model) in nats, per clip: {"id", "kl" (sum over its tokens), "tokens"}.
@@ -91,7 +94,7 @@ def divergence_from(
     """
     rows = []
     for batch, dense in zip(tqdm(batches, desc="divergence", unit="batch"), answers):
-        other = predictions(model, processor, batch, states)
+        other = predictions(asr, batch, states)
         dense = dense.to(other.device)
         each = kl_terms(dense, other).sum(-1)
         rows += [
@@ -102,9 +105,8 @@ def divergence_from(
 
 
 def divergence(
-    dense,
-    pruned,
-    processor,
+    dense: Whisper,
+    pruned: Whisper,
     clips: Sequence[Clip],
     *,
     language: str | None = None,
@@ -115,6 +117,6 @@ def divergence(
 
     `states`: what each of the two encoders made of the clips already.
     """
-    batches = list(text_batches(dense, processor, clips, language=language, batch_size=batch_size))
-    answers = (predictions(dense, processor, batch, states[0]) for batch in batches)
-    return divergence_from(batches, answers, pruned, processor, states[1])
+    batches = list(text_batches(dense, clips, language=language, batch_size=batch_size))
+    answers = (predictions(dense, batch, states[0]) for batch in batches)
+    return divergence_from(batches, answers, pruned, states[1])

@@ -13,7 +13,7 @@ from owl.config.load import Config
 from owl.data.load import Dataset
 from owl.evaluate.transcribe import Transcript, Transcription, transcribe
 from owl.model.decoding import States, torch_decoder
-from owl.model.whisper import text_language
+from owl.model.whisper import Whisper, text_language
 from owl.run import cache, provenance
 from owl.run.experiment import slug
 from owl.run.files import whole_file
@@ -43,8 +43,7 @@ def read(path: Path) -> Transcription:
 
 def hear(
     config: Config,
-    model,
-    processor,
+    asr: Whisper,
     dataset: Dataset,
     states: States | None = None,
     description: str = "transcribe",
@@ -52,21 +51,21 @@ def hear(
     """Transcribe a dataset as the config says; `states` keeps the encoder's outputs."""
     settings = config.evaluation
     decode = torch_decoder(
-        model,
-        processor,
-        language=dataset.language,
-        max_new_tokens=settings.max_new_tokens,
-        states=states,
+        asr, language=dataset.language, max_new_tokens=settings.max_new_tokens, states=states
     )
     # a first call compiles and allocates; it is not part of the speed
     decode([dataset.clips[0].audio])
     return transcribe(
-        decode, processor, dataset.clips, batch_size=settings.batch_size, description=description
+        decode,
+        asr.processor,
+        dataset.clips,
+        batch_size=settings.batch_size,
+        description=description,
     )
 
 
 def transcripts(
-    run: Run, name: str, model, processor, dataset: Dataset, states: States | None = None
+    run: Run, name: str, asr: Whisper, dataset: Dataset, states: States | None = None
 ) -> Transcription:
     """Transcribe a dataset and keep it in `runs/<run>/transcripts/`; read what is there if nothing
     differs that decides text or speed.
@@ -81,15 +80,18 @@ def transcripts(
         [list(one) for one in acceleration(run.config)],
     ]
     processing = [
-        processor.feature_extractor.to_json_string(),
-        sorted(processor.tokenizer.get_vocab().items()),
+        asr.processor.feature_extractor.to_json_string(),
+        sorted(asr.processor.tokenizer.get_vocab().items()),
     ]
     key = cache.key(
-        model, dataset.clips, [facts, processing, torch.get_num_threads()], "owl.evaluate.stored"
+        asr.model,
+        dataset.clips,
+        [facts, processing, torch.get_num_threads()],
+        "owl.evaluate.stored",
     )
     path = run.folder / "transcripts" / f"{slug(dataset.name)}-{name}-{key}.jsonl"
     if not path.exists():
-        said = hear(run.config, model, processor, dataset, states, f"{dataset.name}, {name}")
+        said = hear(run.config, asr, dataset, states, f"{dataset.name}, {name}")
         save(path, said, provenance.collect(run.config))
     return read(path)
 

@@ -24,7 +24,7 @@ from owl.errors import ModelError, UnsupportedFormat
 from owl.export.huggingface import save_settings
 from owl.model.decoding import AT_ONCE_ON_CPU, Decoded, Decoder, log_mel, suppressed, token_cap
 from owl.model.loading import empty_whisper
-from owl.model.whisper import prompt_tokens
+from owl.model.whisper import Whisper, prompt_tokens
 
 CONFIG = "whisper_config.json"
 FILES = ("model.bin", "config.json", "vocabulary.json", "generation_config.json", CONFIG)
@@ -33,22 +33,20 @@ MULTILINGUAL_VOCABULARY = 51865  # tokens from which faster-whisper takes a mode
 STOCK_FRAMES = 1500  # encoder frames of 30 s
 
 
-def export_ct2(
-    model: WhisperForConditionalGeneration, processor, folder: Path, *, int8: bool = False
-) -> None:
-    """Write `model` into `folder`; it stays as it is. UnsupportedFormat for a Whisper that
+def export_ct2(asr: Whisper, folder: Path, *, int8: bool = False) -> None:
+    """Write the model into `folder`; it stays as it is. UnsupportedFormat for a Whisper that
     CTranslate2 has no place for.
     """
-    _check(model, processor)
+    _check(asr)
     # a copy of its own: the converter scales weights in place
-    plain = copy.deepcopy(model).to("cpu", torch.float32).eval()
+    plain = copy.deepcopy(asr.model).to("cpu", torch.float32).eval()
     with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         plain.config.save_pretrained(aside)
-        _InMemory(plain, processor, aside).convert(
+        _InMemory(asr._replace(model=plain), aside).convert(
             str(folder), quantization=STORED[int8], force=True
         )
         config = (folder / "config.json").read_bytes()
-        save_settings(plain, processor, folder, dtype=torch.float16)
+        save_settings(asr._replace(model=plain), folder, dtype=torch.float16)
     (folder / "config.json").replace(folder / CONFIG)
     (folder / "config.json").write_bytes(config)
 
@@ -66,9 +64,9 @@ def loads_in(model: WhisperForConditionalGeneration) -> str:
 class _InMemory(TransformersConverter):
     """CTranslate2's converter, given the model instead of loading it once more."""
 
-    def __init__(self, model, processor, folder: str):
+    def __init__(self, asr: Whisper, folder: str):
         super().__init__(folder)
-        self._given = model, processor.tokenizer
+        self._given = asr.model, asr.processor.tokenizer
 
     def load_model(self, model_class, model_name_or_path, **kwargs):
         return self._given[0]
@@ -77,14 +75,14 @@ class _InMemory(TransformersConverter):
         return self._given[1]
 
 
-def _check(model, processor) -> None:
+def _check(asr: Whisper) -> None:
     """UnsupportedFormat where CTranslate2 would refuse the model, or compute something else without
     a word.
     """
-    config = model.config
+    config = asr.model.config
     for stack, layers in (
-        ("encoder", model.model.encoder.layers),
-        ("decoder", model.model.decoder.layers),
+        ("encoder", asr.model.model.encoder.layers),
+        ("decoder", asr.model.model.decoder.layers),
     ):
         attentions = [
             part
@@ -101,10 +99,10 @@ def _check(model, processor) -> None:
                 f"CTranslate2 has one number of heads per stack, and heads of d/{heads}; the "
                 f"{stack} has lost some"
             )
-    if len(processor.tokenizer) > config.vocab_size:
+    if len(asr.processor.tokenizer) > config.vocab_size:
         raise UnsupportedFormat(
-            f"the tokenizer knows {len(processor.tokenizer)} tokens, the model's vocabulary has "
-            f"{config.vocab_size}"
+            f"the tokenizer knows {len(asr.processor.tokenizer)} tokens, the model's "
+            f"vocabulary has {config.vocab_size}"
         )
 
 

@@ -15,7 +15,7 @@ from owl.errors import UnsupportedFormat
 from owl.evaluate.compare import headline
 from owl.export import huggingface
 from owl.kernels.records import ALLOCATIONS, SOLVERS
-from owl.model.whisper import blocks
+from owl.model.whisper import Whisper, blocks
 from owl.run import provenance
 from owl.run.files import whole_folder
 from owl.run.provenance import model_label
@@ -34,30 +34,30 @@ def remove_others(wanted: Sequence[str], run: Run) -> None:
 
 
 def write(
-    name: str, run: Run, pruned, processor, pruning: dict, measured: dict
+    name: str, run: Run, pruned: Whisper, pruning: dict, measured: dict
 ) -> tuple[Path, str | None]:
     """(the folder of one format, written whole; None, or the reason why it cannot represent this
     model: then nothing is there).
     """
     target = export_folder(run, name)
-    papers = _papers(run, pruning, measured, stock=not hasattr(pruned.config, "owl_shapes"))
+    papers = _papers(run, pruning, measured, stock=not hasattr(pruned.model.config, "owl_shapes"))
     try:
         with whole_folder(target) as folder:
-            save(name, pruned, processor, folder, dtype=stored_dtype(run), papers=papers)
+            save(name, pruned, folder, dtype=stored_dtype(run), papers=papers)
     except UnsupportedFormat as error:
         shutil.rmtree(target, ignore_errors=True)
         return target, str(error)
     return target, None
 
 
-def save(name: str, model, processor, folder: Path, *, dtype: torch.dtype, papers: dict) -> None:
+def save(name: str, asr: Whisper, folder: Path, *, dtype: torch.dtype, papers: dict) -> None:
     """Write `model` into `folder` as format `name`; `dtype` and `papers` (metadata, metrics, card)
     are for formats as models are published.
     """
     wanted = FORMATS[name]
     options = {"dtype": dtype, **papers} if wanted.published else {}
     options |= {"int8": True} if wanted.int8_of else {}
-    resolve_name(wanted.save)(model, processor, folder, **options)
+    resolve_name(wanted.save)(asr, folder, **options)
 
 
 def loads_in(name: str, model) -> str:

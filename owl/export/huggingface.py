@@ -19,15 +19,14 @@ from torch import nn
 from owl.errors import CompactError, UnsupportedFormat
 from owl.model import compact
 from owl.model.loading import COMPACT_FILE
-from owl.model.whisper import blocks
+from owl.model.whisper import Whisper, blocks
 
 CARD = Path(__file__).with_name("model_card.md.j2")
 EMBEDDING = "model.decoder.embed_tokens.weight"
 
 
 def save_hf(
-    model,
-    processor,
+    asr: Whisper,
     folder: Path,
     *,
     dtype: torch.dtype,
@@ -39,9 +38,11 @@ def save_hf(
     `metrics.json` and the model card.
     """
     # a tied tensor once
-    weights = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.named_parameters()}
-    model.save_pretrained(folder, state_dict=weights)
-    save_settings(model, processor, folder, dtype=dtype)
+    weights = {
+        name: tensor.detach().to("cpu", dtype) for name, tensor in asr.model.named_parameters()
+    }
+    asr.model.save_pretrained(folder, state_dict=weights)
+    save_settings(asr, folder, dtype=dtype)
     for name, content in (("pruning_metadata", metadata), ("metrics", metrics)):
         text = json.dumps(content, indent=1) + "\n"
         (folder / f"{name}.json").write_text(text, encoding="utf-8")
@@ -53,34 +54,36 @@ def loads_in(model) -> str:
     return "owl.load" if hasattr(model.config, "owl_shapes") else "transformers"
 
 
-def export_compact(model, processor, folder: Path, *, int8: bool = False) -> int:
+def export_compact(asr: Whisper, folder: Path, *, int8: bool = False) -> int:
     """Write `model`, as it is, into `folder`; returns the bytes of the tensor file.
 
     `owl.load` gives it back bit for bit as float16; `int8` rounds linears and token embedding.
     UnsupportedFormat for a weight beyond float16.
     """
-    linears = {f"{linear.path}.weight" for block in blocks(model) for linear in block.linears}
+    linears = {f"{linear.path}.weight" for block in blocks(asr.model) for linear in block.linears}
     rounded = linears | {EMBEDDING} if int8 else set()
     try:
         # a tied tensor is named once
-        size = compact.write(folder / COMPACT_FILE, dict(model.named_parameters()), int8=rounded)
+        size = compact.write(
+            folder / COMPACT_FILE, dict(asr.model.named_parameters()), int8=rounded
+        )
     except CompactError as error:
         raise UnsupportedFormat(str(error)) from error
-    save_settings(model, processor, folder, dtype=torch.float16)
+    save_settings(asr, folder, dtype=torch.float16)
     return size
 
 
-def save_settings(model, processor, folder: Path, *, dtype: torch.dtype) -> None:
+def save_settings(asr: Whisper, folder: Path, *, dtype: torch.dtype) -> None:
     """Everything but the weights: configs (that say the precision on disk, not the one in memory)
     and the processor's files, as transformers 4 and other runtimes read them too.
     """
-    config = copy.deepcopy(model.config)
+    config = copy.deepcopy(asr.model.config)
     config.dtype = dtype
     config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    asr.model.generation_config.save_pretrained(folder)
+    asr.processor.save_pretrained(folder)
     # other runtimes look for preprocessor_config.json
-    processor.feature_extractor.save_pretrained(folder)
+    asr.processor.feature_extractor.save_pretrained(folder)
     # transformers 4 knows the list by its older name, which 5 reads as well
     file = folder / "tokenizer_config.json"
     names = json.loads(file.read_text(encoding="utf-8"))

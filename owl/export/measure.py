@@ -112,8 +112,11 @@ def loader(runtime: str, config: Config) -> Callable:
 
     def load(folder: Path | None):
         # as 03_evaluation transcribes
-        model, processor = load_model(config, folder, accelerated=True)
-        return processor, lambda *settings: _decoder(torch_decoder, model, *settings), model
+        asr = load_model(config, folder, accelerated=True)
+        make = lambda processor, language, cap: torch_decoder(
+            asr, language=language, max_new_tokens=cap
+        )
+        return asr.processor, make, asr.model
 
     return load
 

@@ -12,7 +12,6 @@ import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor
-from transformers import WhisperForConditionalGeneration
 
 from owl.errors import ModelError
 from owl.export.huggingface import float_copy, save_settings
@@ -27,22 +26,20 @@ from owl.model.decoding import (
     token_cap,
 )
 from owl.model.loading import empty_whisper
-from owl.model.whisper import prompt_tokens
+from owl.model.whisper import Whisper, prompt_tokens
 
 SETTINGS = ("config.json", "generation_config.json")
 
 
-def export_onnx(
-    model: WhisperForConditionalGeneration, processor, folder: Path, *, int8: bool = False
-) -> list[Path]:
+def export_onnx(asr: Whisper, folder: Path, *, int8: bool = False) -> list[Path]:
     """Write graphs, configs and the processor's files into `folder`; `model` stays as it is,
     `int8` rounds the weights of the graphs. Returns their paths.
     """
-    plain = float_copy(model)
+    plain = float_copy(asr.model)
     # plain matrix products and a softmax, which every runtime fuses as it likes
     plain.set_attn_implementation("eager")
     write_graphs(plain, folder)
-    save_settings(plain, processor, folder, dtype=torch.float32)
+    save_settings(asr._replace(model=plain), folder, dtype=torch.float32)
     if int8:
         # the quantiser takes a second to import, and a fresh process that loads a folder needs none
         from owl.export.onnx_int8 import quantise_folder

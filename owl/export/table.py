@@ -29,11 +29,17 @@ from owl.export.measure import Measurement, in_fresh_process, measure, weights_d
 from owl.kernels.intervals import wer_interval
 from owl.kernels.scoring import clip_errors
 from owl.kernels.texts import METRICS, unit_of
+from owl.model.whisper import Whisper
 from owl.run.record import Run, folder_bytes
 
 
 def measure_row(
-    name: str, folder: Path, run: Run, pruned, original, processor, datasets: Sequence[Dataset]
+    name: str,
+    folder: Path,
+    run: Run,
+    pruned: Whisper,
+    original: Whisper,
+    datasets: Sequence[Dataset],
 ) -> Row:
     """Load an exported `folder` in a fresh process and say what it costs and whether it is the
     model in memory.
@@ -41,25 +47,25 @@ def measure_row(
     wanted = FORMATS[name]
     stored = stored_dtype(run) if wanted.published else torch.float16
     found = in_fresh_process(measure, wanted, str(folder), run.config, datasets, stored)
-    memory = [transcripts(run, "pruned", pruned, processor, dataset) for dataset in datasets]
+    memory = [transcripts(run, "pruned", pruned, dataset) for dataset in datasets]
     texts = [
         (a.hypothesis, b.hypothesis)
         for one, other in zip(found.said, memory)
         for a, b in zip(one.transcripts, other.transcripts)
     ]
     compared = found.weights is not None and not wanted.int8_of
-    if compared and found.weights != weights_digest(pruned, stored):
+    if compared and found.weights != weights_digest(pruned.model, stored):
         shutil.rmtree(folder)
         raise RuntimeError(
             f"{folder} did not hold the weights that are in memory, and was removed: a fault of "
             f"the export as {name}; report it"
         )
     return replace(
-        _row(name, found, folder_bytes(folder), run, original, datasets, dense=False),
+        _row(name, found, folder_bytes(folder), run, original.model, datasets, dense=False),
         path=os.path.relpath(folder, ROOT),
         same_text=sum(a == b for a, b in texts) / len(texts),
         same_weights=True if compared else None,
-        loads_in=loads_in(name, pruned),
+        loads_in=loads_in(name, pruned.model),
     )
 
 
@@ -69,27 +75,27 @@ def dense_twins(wanted: Sequence[str]) -> list[str]:
 
 
 def dense_rows(
-    wanted: Sequence[str], run: Run, original, processor, datasets: Sequence[Dataset]
+    wanted: Sequence[str], run: Run, original: Whisper, datasets: Sequence[Dataset]
 ) -> list[Row]:
     """The dense model's rows: fp16 in PyTorch, then `dense_twins` of `wanted`, then
     `output.compare_with`.
     """
     others = run.config.output.compare_with
     if all(FORMATS[name].published for name in wanted) and not others:
-        return [_remembered_row(run, original, processor, datasets)]
+        return [_remembered_row(run, original, datasets)]
 
     def row(name: str, kind: str, folder: Path | None, config=run.config) -> Row:
         given = FORMATS[kind], folder and str(folder), config, datasets, torch.float16
         found = in_fresh_process(measure, *given)
         size = folder_bytes(folder) if folder else 2 * found.parameters
-        return _row(name, found, size, run, original, datasets)
+        return _row(name, found, size, run, original.model, datasets)
 
     rows = [row(REFERENCE, "hf", None)]
     for name in dense_twins(wanted):
         with tempfile.TemporaryDirectory(dir=run.folder) as aside:
             folder = Path(aside) / name
             folder.mkdir()
-            save(name, original, processor, folder, dtype=torch.float16, papers={})
+            save(name, original, folder, dtype=torch.float16, papers={})
             rows.append(row(name, name, folder))
     for other in others:
         model = run.config.model.model_copy(update={"name": other})
@@ -125,13 +131,15 @@ def _row(
     )
 
 
-def _remembered_row(run: Run, original, processor, datasets: Sequence[Dataset]) -> Row:
+def _remembered_row(run: Run, original: Whisper, datasets: Sequence[Dataset]) -> Row:
     """The dense row without a process of its own: the words that 03_evaluation heard, and no time
     or memory beside those of fresh processes.
     """
-    said = [transcripts(run, "dense", original, processor, dataset) for dataset in datasets]
-    found = Measurement("pytorch", original.device.type, said, None, None, None, None, None, None)
-    row = _row(REFERENCE, found, dense_bytes(original), run, original, datasets)
+    said = [transcripts(run, "dense", original, dataset) for dataset in datasets]
+    found = Measurement(
+        "pytorch", original.model.device.type, said, None, None, None, None, None, None
+    )
+    row = _row(REFERENCE, found, dense_bytes(original.model), run, original.model, datasets)
     return replace(row, rtfx=None)
 
 

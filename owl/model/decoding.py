@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
-from owl.model.whisper import language_of, prompt_tokens, task_of, window_samples
+from owl.model.whisper import Whisper, language_of, prompt_tokens, task_of, window_samples
 
 MOST_BYTES = (
     512e6  # that one model's outputs may take; what comes later is not kept and is encoded again
@@ -60,9 +60,9 @@ class Decoded(NamedTuple):
     capped: bool
 
 
-def input_features(model, processor, audio: Sequence) -> Tensor:
+def input_features(asr: Whisper, audio: Sequence) -> Tensor:
     """`log_mel` on the model's device and in its precision."""
-    return log_mel(processor, audio).to(next(model.parameters()))
+    return log_mel(asr.processor, audio).to(next(asr.model.parameters()))
 
 
 def log_mel(processor, audio: Sequence) -> Tensor:
@@ -137,8 +137,7 @@ Decoder = Callable[[Sequence[np.ndarray]], list[Decoded]]
 
 
 def torch_decoder(
-    model,
-    processor,
+    asr: Whisper,
     *,
     language: str | None = None,
     max_new_tokens: int | None = None,
@@ -149,10 +148,10 @@ def torch_decoder(
     """
 
     def decode(audio: Sequence[np.ndarray]) -> list[Decoded]:
-        encoded = encode(model, input_features(model, processor, audio))
+        encoded = encode(asr.model, input_features(asr, audio))
         if states is not None:
             states.keep(audio, encoded)
-        return greedy(model, encoded, language=language, max_new_tokens=max_new_tokens)
+        return greedy(asr.model, encoded, language=language, max_new_tokens=max_new_tokens)
 
     return decode
 

@@ -15,6 +15,7 @@ from transformers import (
 from owl.errors import CompactError, ModelError
 from owl.model import compact, folders, whisper
 from owl.model.shapes import kind_of
+from owl.model.whisper import Whisper
 
 COMPACT_FILE = "compact.safetensors"
 SETTINGS = ("config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json")
@@ -25,8 +26,8 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     cache_dir: str | None = None,
-):
-    """(model in eval mode on `device`, processor). Raises owl.errors.ModelError that names what is
+) -> Whisper:
+    """The model on `device`, with its processor. Raises owl.errors.ModelError that names what is
     missing or broken.
     """
     if is_compact(Path(name)):
@@ -41,8 +42,8 @@ def is_compact(folder: Path) -> bool:
 
 def load_compact(
     folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-):
-    """(model in eval mode on `device`, processor). ModelError for a folder that is not whole or
+) -> Whisper:
+    """The model on `device`, with its processor. ModelError for a folder that is not whole or
     whose file was changed.
     """
     absent = [name for name in SETTINGS if not (folder / name).is_file()]
@@ -76,7 +77,7 @@ def load_compact(
     model.config.dtype = config.dtype
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    return model.eval(), processor
+    return Whisper(model.eval(), processor)
 
 
 def empty_whisper(config: Path, folder: Path) -> WhisperForConditionalGeneration:

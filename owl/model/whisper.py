@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,13 @@ from owl.model.shapes import kind_of
 
 SAMPLES_PER_FRAME = 320  # audio samples per encoder frame: hop 160, then a convolution of stride 2
 SELF_INPUTS, ENCODER_INPUTS = ("q_proj", "k_proj", "v_proj"), ("k_proj", "v_proj")
+
+
+class Whisper(NamedTuple):
+    """A model in eval mode and its processor, which always travel together."""
+
+    model: WhisperForConditionalGeneration
+    processor: WhisperProcessor
 
 
 @dataclass(frozen=True)
@@ -75,8 +83,8 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     cache_dir: str | None = None,
-):
-    """(model in eval mode on `device`, processor). Raises ModelError for whatever is missing,
+) -> Whisper:
+    """The model on `device`, with its processor. Raises ModelError for whatever is missing,
     broken or no Whisper.
     """
     folders.check(Path(name))
@@ -109,7 +117,7 @@ def load(
             "or a Hub id such as openai/whisper-tiny (needs a network, or HF_HOME with it "
             "downloaded)"
         ) from error
-    return model.to(device).eval(), processor
+    return Whisper(model.to(device).eval(), processor)
 
 
 def settle(name: str, model: WhisperForConditionalGeneration, processor, info=None) -> None:

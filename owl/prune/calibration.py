@@ -21,6 +21,7 @@ from owl.kernels.gram import centred
 from owl.model.decoding import input_features
 from owl.model.whisper import (
     Block,
+    Whisper,
     embed_audio,
     embed_text,
     finish_encoder,
@@ -95,8 +96,7 @@ class Batch:
 
 @torch.inference_mode()
 def prepare(
-    model,
-    processor,
+    asr: Whisper,
     clips: Sequence[Clip],
     texts: Sequence[Sequence[int]],
     *,
@@ -109,22 +109,26 @@ def prepare(
 
     `padding` "exclude" counts only encoder frames that hold audio, "include" counts them all.
     """
-    prompt, device = prompt_tokens(model, language), next(model.parameters()).device
-    limit, frames = model.config.max_target_positions, model.config.max_source_positions
+    prompt, device = prompt_tokens(asr.model, language), next(asr.model.parameters()).device
+    limit, frames = asr.model.config.max_target_positions, asr.model.config.max_source_positions
     batches = []
     for start in range(0, len(clips), batch_size):
         sounds = [clip.audio for clip in clips[start : start + batch_size]]
         tokens, text_rows = teacher_forcing.rectangle(
-            prompt, texts[start : start + batch_size], limit=limit, end=model.config.eos_token_id
+            prompt,
+            texts[start : start + batch_size],
+            limit=limit,
+            end=asr.model.config.eos_token_id,
         )
         valid = [
-            frames if padding == "include" else valid_frames(len(sound), model) for sound in sounds
+            frames if padding == "include" else valid_frames(len(sound), asr.model)
+            for sound in sounds
         ]
         batches.append(
             Batch(
-                audio=embed_audio(model, input_features(model, processor, sounds)),
+                audio=embed_audio(asr.model, input_features(asr, sounds)),
                 audio_rows=teacher_forcing.first(valid, frames).to(device),
-                text=embed_text(model, tokens.to(device)),
+                text=embed_text(asr.model, tokens.to(device)),
                 text_rows=text_rows.to(device),
             )
         )

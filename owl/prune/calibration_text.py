@@ -12,7 +12,7 @@ from owl.data.load import Clip, Dataset
 from owl.errors import DataError
 from owl.kernels.scoring import is_repetitive
 from owl.model.decoding import torch_decoder
-from owl.model.whisper import window_samples
+from owl.model.whisper import Whisper, window_samples
 from owl.prune.calibration import Batch, prepare
 
 
@@ -46,7 +46,7 @@ class Labels:
         return self.pick([i for i in range(count) if i not in away] or away), self.pick(away)
 
 
-def calibration_labels(config: Config, model, processor, dataset: Dataset) -> Labels:
+def calibration_labels(config: Config, asr: Whisper, dataset: Dataset) -> Labels:
     """Text tokens per calibration clip: the dense model's own greedy transcript of the first
     window, or the reference text.
 
@@ -54,11 +54,7 @@ def calibration_labels(config: Config, model, processor, dataset: Dataset) -> La
     references of clips beyond the window. DataError when nothing is left.
     """
     by_model = config.pruning.calibration.labels == "model"
-    rows = (
-        _transcripts(config, model, processor, dataset)
-        if by_model
-        else _references(processor, dataset)
-    )
+    rows = _transcripts(config, asr, dataset) if by_model else _references(asr.processor, dataset)
     kept = [(clip, tokens) for clip, tokens, problem in rows if problem is None]
     problems = [problem for _, _, problem in rows if problem is not None]
     if not kept:
@@ -82,14 +78,13 @@ def saved_labels(dataset: Dataset, saved: Sequence[dict]) -> Labels:
 
 
 def calibration_batches(
-    config: Config, model, processor, labels: Labels, batch_size: int | None = None
+    config: Config, asr: Whisper, labels: Labels, batch_size: int | None = None
 ) -> list[Batch]:
     """Fresh batches for one `owl.prune.calibration.walk`, with the config's treatment of padding
     and, unless another is given, its batch size.
     """
     return prepare(
-        model,
-        processor,
+        asr,
         labels.clips,
         labels.tokens,
         language=labels.language,
@@ -99,16 +94,16 @@ def calibration_batches(
 
 
 def _transcripts(
-    config: Config, model, processor, dataset: Dataset
+    config: Config, asr: Whisper, dataset: Dataset
 ) -> list[tuple[Clip, list[int], str | None]]:
     size, rows = config.evaluation.batch_size, []
     decode = torch_decoder(
-        model, processor, language=dataset.language, max_new_tokens=config.evaluation.max_new_tokens
+        asr, language=dataset.language, max_new_tokens=config.evaluation.max_new_tokens
     )
     for start in tqdm(range(0, len(dataset.clips), size), desc="calibration text", unit="batch"):
         part = dataset.clips[start : start + size]
         for clip, one in zip(part, decode([clip.audio for clip in part])):
-            text = processor.tokenizer.decode(one.tokens, skip_special_tokens=True)
+            text = asr.processor.tokenizer.decode(one.tokens, skip_special_tokens=True)
             problem = (
                 "token cap"
                 if one.capped

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from owl import ROOT
 from owl.config.load import Config
 from owl.kernels.allocation import fit
-from owl.model.whisper import Block, prompt_tokens
+from owl.model.whisper import Block, Whisper, prompt_tokens
 from owl.prune import search
 from owl.prune.calibration_text import Labels, calibration_batches
 from owl.prune.fitness import Fitness
@@ -50,8 +50,7 @@ class Measured:
 
 def allocate(
     config: Config,
-    model,
-    processor,
+    asr: Whisper,
     every: Sequence[Block],
     labels: Labels,
     starts: Mapping[str, Sequence[float]],
@@ -61,7 +60,7 @@ def allocate(
     prune. `databases`: where they are kept.
     """
     measuring, judging = labels.hold_out(JUDGE_EVERY)
-    database, seconds_database = database_of(config, model, processor, every, measuring, databases)
+    database, seconds_database = database_of(config, asr, every, measuring, databases)
     started = time.perf_counter()
     sizes = [unit.weights for unit in database.units]
     named = {
@@ -69,11 +68,11 @@ def allocate(
         for name, values in starts.items()
     }
     named["budget"] = search.solve_budget(database.divergence, sizes, config.pruning.sparsity)
-    fitness = fitness_of(config, model, processor, every, first(measuring, SEARCHING_CLIPS))
+    fitness = fitness_of(config, asr, every, first(measuring, SEARCHING_CLIPS))
     found = search.search(
         database, fitness, named, offspring=OFFSPRING, seed=config.pruning.calibration.seed
     )
-    judge = fitness_of(config, model, processor, every, first(judging, JUDGING_CLIPS))
+    judge = fitness_of(config, asr, every, first(judging, JUDGING_CLIPS))
     judged = [
         judge.divergence(search.assemble(database, candidate.sparsities)) for candidate in found
     ]
@@ -100,10 +99,10 @@ def curves_of(database: search.Database) -> pd.DataFrame:
     )
 
 
-def fitness_of(config: Config, model, processor, every: Sequence[Block], chosen: Labels) -> Fitness:
+def fitness_of(config: Config, asr: Whisper, every: Sequence[Block], chosen: Labels) -> Fitness:
     """Measured on these clips against the dense model."""
-    batches = calibration_batches(config, model, processor, chosen)
-    return Fitness(model, every, batches, len(prompt_tokens(model, chosen.language)))
+    batches = calibration_batches(config, asr, chosen)
+    return Fitness(asr.model, every, batches, len(prompt_tokens(asr.model, chosen.language)))
 
 
 def first(labels: Labels, count: int) -> Labels:
@@ -127,17 +126,17 @@ def per_unit(
 
 
 def database_of(
-    config: Config, model, processor, every: Sequence[Block], measuring: Labels, databases: Path
+    config: Config, asr: Whisper, every: Sequence[Block], measuring: Labels, databases: Path
 ) -> tuple[search.Database, float]:
     """The database of this model, these clips and this solver, and the seconds it took: from
     `databases`, or built and kept there.
     """
-    folder = databases / key_of(config, model, every, measuring)
+    folder = databases / key_of(config, asr.model, every, measuring)
     if not folder.exists():
         started = time.perf_counter()
-        fitness = fitness_of(config, model, processor, every, first(measuring, MEASURING_CLIPS))
-        batches = calibration_batches(config, model, processor, measuring)
-        built = search.build(model, every, batches, fitness, method=config.pruning.method)
+        fitness = fitness_of(config, asr, every, first(measuring, MEASURING_CLIPS))
+        batches = calibration_batches(config, asr, measuring)
+        built = search.build(asr.model, every, batches, fitness, method=config.pruning.method)
         with whole_folder(folder, keep=True) as target:
             for level, weights in zip(search.LEVELS, built.weights):
                 save_file(weights, target / f"{level}.safetensors")
@@ -147,7 +146,7 @@ def database_of(
             }
             (target / "divergence.json").write_text(json.dumps(facts), encoding="utf-8")
     facts = json.loads((folder / "divergence.json").read_text(encoding="utf-8"))
-    device = next(model.parameters()).device.type
+    device = next(asr.model.parameters()).device.type
     weights = [load_file(folder / f"{level}.safetensors", device=device) for level in search.LEVELS]
     return search.Database(search.units(every), np.array(facts["divergence"]), weights), facts[
         "seconds"

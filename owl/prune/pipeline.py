@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from owl.config.load import Config
 from owl.model import whisper
-from owl.model.whisper import Block, blocks
+from owl.model.whisper import Block, Whisper, blocks
 from owl.prune import guides, measured, structures, weights
 from owl.prune.calibration_text import Labels, calibration_batches
 from owl.prune.weights import PrunedLinear
@@ -70,13 +70,13 @@ def targets(config: Config, model) -> tuple[list[Block], list[str]]:
 
 
 def plan(
-    config: Config, model, processor, every: Sequence[Block], labels: Labels, guide: guides.Guides
+    config: Config, asr: Whisper, every: Sequence[Block], labels: Labels, guide: guides.Guides
 ) -> Plan:
     """What each linear of the dense `model` is to lose, by the config's allocation."""
     started, found = time.perf_counter(), None
     if config.pruning.allocation == "measured":
         starts = {name: guide.sparsities(name, config.pruning.sparsity) for name in CANDIDATES}
-        found = measured.allocate(config, model, processor, every, labels, starts)
+        found = measured.allocate(config, asr, every, labels, starts)
     sparsities = found.sparsities if found else guides.chosen_sparsities(config, guide)
     seconds = found.seconds_search if found else time.perf_counter() - started
     return Plan(sparsities, guides.chosen_patterns(config, sparsities), found, seconds)
@@ -84,8 +84,7 @@ def plan(
 
 def prune(
     config: Config,
-    model,
-    processor,
+    asr: Whisper,
     labels: Labels,
     sparsities: Mapping[str, float],
     patterns: str | Mapping[str, str],
@@ -93,17 +92,16 @@ def prune(
     """Prune `model` in place, block after block, each on the inputs that the pruned ones before it
     make: give a copy of what is needed again.
     """
-    every, _ = targets(config, model)
+    every, _ = targets(config, asr.model)
     started = time.perf_counter()
-    rows = prune_targets(config, model, processor, every, labels, sparsities, patterns)
+    rows = prune_targets(config, asr, every, labels, sparsities, patterns)
     seconds = time.perf_counter() - started
-    return Pruned(rows, current(model, every), seconds)
+    return Pruned(rows, current(asr.model, every), seconds)
 
 
 def prune_targets(
     config: Config,
-    model,
-    processor,
+    asr: Whisper,
     every: Sequence[Block],
     labels: Labels,
     sparsities: Mapping[str, float],
@@ -115,10 +113,10 @@ def prune_targets(
     `sparsities` and, where mixed, `patterns` by linear name; dropping whole layers decides the
     sparsities anew. ValueError for a target that the structures cannot meet.
     """
-    settings, batches = config.pruning, calibration_batches(config, model, processor, labels)
+    settings, batches = config.pruning, calibration_batches(config, asr, labels)
     if settings.pattern != "structured":
         return weights.prune(
-            model,
+            asr.model,
             every,
             batches,
             sparsities,
@@ -127,10 +125,10 @@ def prune_targets(
             bias_refit=settings.bias_refit,
         )
     if settings.structured.structures == ["layers"]:
-        sparsities = structures.whole_layers(model, every, batches, settings.sparsity)
-        batches = calibration_batches(config, model, processor, labels)
+        sparsities = structures.whole_layers(asr.model, every, batches, settings.sparsity)
+        batches = calibration_batches(config, asr, labels)
     return structures.narrow(
-        model,
+        asr.model,
         every,
         batches,
         sparsities,

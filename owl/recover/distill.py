@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from owl.kernels.teacher_forcing import kl_terms
-from owl.model.whisper import Block, teacher_forced
+from owl.model.whisper import Block, Whisper, teacher_forced
 from owl.recover import training
 from owl.recover.examples import Example, Padded, altered, batches_per_pass, order, pad
 from owl.recover.training import Course, Point
@@ -88,20 +88,19 @@ def divergence(student, held_out: Sequence[Target]) -> float:
 
 
 def lessons(
-    teacher, processor, examples: Sequence[Example], *, language: str | None, batch_size: int
+    teacher: Whisper, examples: Sequence[Example], *, language: str | None, batch_size: int
 ) -> list[Target]:
     """What `divergence` is measured on: the examples as they are, in full windows, with the
     teacher's probabilities (states are not kept).
     """
     parts = [examples[start : start + batch_size] for start in range(0, len(examples), batch_size)]
-    padded = [pad(teacher, processor, part, language=language, crop=False) for part in parts]
-    return [replace(target(teacher, batch), states={}) for batch in padded]
+    padded = [pad(teacher, part, language=language, crop=False) for part in parts]
+    return [replace(target(teacher.model, batch), states={}) for batch in padded]
 
 
 def distill(
     student,
-    teacher,
-    processor,
+    teacher: Whisper,
     every: Sequence[Block],
     examples: Sequence[Example],
     held_out: Sequence[Target],
@@ -136,10 +135,17 @@ def distill(
     while (progress := _progress(state, minutes, steps)) < 1:
         number = state["step"]
         chosen = order(lengths, batch_size, seed, number // per_epoch)[number % per_epoch]
-        heard = altered([examples[index] for index in chosen], examples, processor, seed, number)
+        heard = altered(
+            [examples[index] for index in chosen], examples, teacher.processor, seed, number
+        )
         wanted = target(
-            teacher,
-            pad(student, processor, heard, language=language, crop=number % FULL_EVERY != 0),
+            teacher.model,
+            pad(
+                teacher._replace(model=student),
+                heard,
+                language=language,
+                crop=number % FULL_EVERY != 0,
+            ),
         )
         kl, hidden = losses(student, wanted)
         loss = kl / wanted.batch.counted.sum() + HIDDEN_WEIGHT * hidden

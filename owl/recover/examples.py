@@ -12,7 +12,7 @@ from torch import Tensor
 
 from owl.kernels import teacher_forcing
 from owl.model.decoding import input_features
-from owl.model.whisper import prompt_tokens, valid_frames, window_samples
+from owl.model.whisper import Whisper, prompt_tokens, valid_frames, window_samples
 
 # frames of a cropped window per frame of its longest clip: a model attends to some padding at
 # inference too
@@ -96,22 +96,20 @@ def lengthened(
     return one
 
 
-def pad(
-    model, processor, examples: Sequence[Example], *, language: str | None, crop: bool
-) -> Padded:
+def pad(asr: Whisper, examples: Sequence[Example], *, language: str | None, crop: bool) -> Padded:
     """A batch of tensors. `crop` leaves out what lies beyond the longest clip and a margin: several
     times cheaper for short clips.
     """
-    prompt, device = prompt_tokens(model, language), next(model.parameters()).device
+    prompt, device = prompt_tokens(asr.model, language), next(asr.model.parameters()).device
     tokens, counted = teacher_forcing.rectangle(
         prompt,
         [one.tokens for one in examples],
-        limit=model.config.max_target_positions,
-        end=model.config.eos_token_id,
+        limit=asr.model.config.max_target_positions,
+        end=asr.model.config.eos_token_id,
     )
     counted[:, : len(prompt) - 1] = False
-    features = input_features(model, processor, [one.audio for one in examples])
-    valid = [valid_frames(len(one.audio), model) for one in examples]
+    features = input_features(asr, [one.audio for one in examples])
+    valid = [valid_frames(len(one.audio), asr.model) for one in examples]
     window = features.shape[2] // 2
     if crop:
         window = min(int(MARGIN * max(valid)) + 1, window)

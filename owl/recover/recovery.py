@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from owl.errors import DataError
-from owl.model.whisper import Block, blocks, window_samples
+from owl.model.whisper import Block, Whisper, blocks, window_samples
 from owl.prune.calibration_text import Labels, calibration_batches
 from owl.recover import blockwise, distill, training
 from owl.recover.blockwise import RecoveredBlock
@@ -36,8 +36,7 @@ class Lessons:
     """
 
     run: Run
-    teacher: object
-    processor: object
+    teacher: Whisper
     learned: Labels
     held_out: Labels
     answers: list[Target]
@@ -76,11 +75,11 @@ class Recovered:
     rounds: Sequence[Round]
 
 
-def lessons_of(run: Run, teacher, processor, labels: Labels) -> Lessons:
+def lessons_of(run: Run, teacher: Whisper, labels: Labels) -> Lessons:
     """What recovery of any round needs of the dense model. DataError for fewer than two clips."""
     settings = run.config.pruning
     if settings.recovery.method == "none":
-        return Lessons(run, teacher, processor, labels.pick([]), labels.pick([]), [])
+        return Lessons(run, teacher, labels.pick([]), labels.pick([]), [])
     if len(labels.clips) < 2:
         raise DataError(
             "recovery needs at least 2 calibration clips, one of them held out; raise "
@@ -89,12 +88,11 @@ def lessons_of(run: Run, teacher, processor, labels: Labels) -> Lessons:
     learned, held_out = labels.hold_out(HELD_OUT_EVERY)
     answers = distill.lessons(
         teacher,
-        processor,
-        _examples(held_out, processor),
+        _examples(held_out, teacher.processor),
         language=labels.language,
         batch_size=settings.recovery.batch_size,
     )
-    return Lessons(run, teacher, processor, learned, held_out, answers)
+    return Lessons(run, teacher, learned, held_out, answers)
 
 
 def recover(
@@ -169,12 +167,12 @@ def sentence(result: Recovered) -> str:
     )
 
 
-def keep_round(run: Run, model, processor, number: int) -> None:
+def keep_round(run: Run, asr: Whisper, number: int) -> None:
     """Save the model to `runs/<run>/checkpoints/round-<number>`, if the config asks for it."""
     if run.config.output.save_pruned_checkpoints:
         with whole_folder(run.folder / "checkpoints" / f"round-{number}") as folder:
-            model.save_pretrained(folder)
-            processor.save_pretrained(folder)
+            asr.model.save_pretrained(folder)
+            asr.processor.save_pretrained(folder)
 
 
 Trained = tuple[Course, list[RecoveredBlock]]
@@ -192,18 +190,18 @@ def _by_block(
     lessons: Lessons, student, every: Sequence[Block], epochs: int, rate: float
 ) -> Trained:
     measure = lambda: distill.divergence(student, lessons.answers)
-    config, processor = lessons.run.config, lessons.processor
-    size = config.pruning.recovery.batch_size
+    config, size = lessons.run.config, lessons.run.config.pruning.recovery.batch_size
+    asr, teacher = lessons.teacher._replace(model=student), lessons.teacher.model
     batches = [
-        calibration_batches(config, student, processor, labels, size)
+        calibration_batches(config, asr, labels, size)
         for labels in (lessons.learned, lessons.held_out)
     ]
     steps, seconds, rows, points = 0, 0.0, [], [Point(0, 0.0, measure())]
     for row in blockwise.recover_blocks(
         student,
-        lessons.teacher,
+        teacher,
         every,
-        blocks(lessons.teacher),
+        blocks(teacher),
         *batches,
         epochs=epochs,
         rate=rate,
@@ -219,7 +217,10 @@ def _distill(lessons: Lessons, student, every: Sequence[Block], number: int) -> 
     """In the last round blockwise first: it does most of the repair in a fraction of the time; its
     result is dropped where it raises the KL.
     """
-    settings, examples = lessons.run.config.pruning, _examples(lessons.learned, lessons.processor)
+    settings, examples = (
+        lessons.run.config.pruning,
+        _examples(lessons.learned, lessons.teacher.processor),
+    )
     steps, first, rows = settings.recovery.steps, None, []
     if number < settings.schedule.iterations:
         passes = batches_per_pass(len(examples), settings.recovery.batch_size)
@@ -232,7 +233,6 @@ def _distill(lessons: Lessons, student, every: Sequence[Block], number: int) -> 
     course = distill.distill(
         student,
         lessons.teacher,
-        lessons.processor,
         every,
         examples,
         lessons.answers,

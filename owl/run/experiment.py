@@ -16,12 +16,12 @@ from owl.config.load import Config
 from owl.data.load import Dataset, check_disjoint, load_dataset
 from owl.model import accelerate
 from owl.model.loading import load
-from owl.model.whisper import choose_device, choose_dtype, language_of
+from owl.model.whisper import Whisper, choose_device, choose_dtype, language_of
 from owl.run.provenance import acceleration
 
 
-def load_model(config: Config, folder: Path | None = None, *, accelerated: bool = False):
-    """(model, processor) as the config's hardware section says; `folder` instead of the config's
+def load_model(config: Config, folder: Path | None = None, *, accelerated: bool = False) -> Whisper:
+    """Model and processor as the config's hardware section says; `folder` instead of the config's
     model when given. Says what it chose. ModelError for a dataset's language that it cannot have.
 
     `accelerated`: for transcribing only, compiled and with 2:4 sparse products where config and
@@ -34,19 +34,18 @@ def load_model(config: Config, folder: Path | None = None, *, accelerated: bool 
     dtype = choose_dtype(hardware.precision, device)
     if str(dtype) != f"torch.{hardware.precision}":
         print(f"precision {hardware.precision} was asked for; on a CPU we compute in float32")
-    model, processor = load(str(folder or config.model.name), device, dtype, config.model.cache_dir)
+    asr = load(str(folder or config.model.name), device, dtype, config.model.cache_dir)
     for entry in (*config.evaluation.datasets, config.pruning.calibration.dataset):
-        language_of(model, entry.language)  # one that the model cannot have is an error now
+        language_of(asr.model, entry.language)  # one that the model cannot have is an error now
     if accelerated:
-        _accelerate(config, model)
-    return model, processor
+        _accelerate(config, asr.model)
+    return asr
 
 
 def _accelerate(config: Config, model) -> None:
     sparse, compiled = acceleration(config)
-    if (
-        sparse.done
-    ):  # linears without a 2:4 pattern, such as all of the dense model's, stay as they are
+    if sparse.done:
+        # linears without a 2:4 pattern, such as all of the dense model's, stay as they are
         taken, all_linears = accelerate.sparsify(model.model.encoder.layers)
         print(f"{sparse.reason}: {taken} of {all_linears}")
     if compiled.done:

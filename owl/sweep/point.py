@@ -21,6 +21,7 @@ from owl.evaluate.divergence import TextBatch, divergence_from, predictions, tex
 from owl.evaluate.stored import hear, normalizer_of
 from owl.model import whisper
 from owl.model.decoding import States
+from owl.model.whisper import Whisper
 from owl.prune import calibration_text, guides, pipeline
 from owl.run import cache, experiment, provenance
 from owl.run.files import whole_file, whole_folder
@@ -49,8 +50,7 @@ class Heard:
 class Ready:
     """Everything a job needs before its first point."""
 
-    model: object
-    processor: object
+    dense: Whisper
     every: list[whisper.Block]
     heard: list[Heard]
     labels: calibration_text.Labels
@@ -60,18 +60,14 @@ class Ready:
 def ready(job: Job) -> Ready:
     """Load the model and what is shared; make what is not there yet."""
     config = job.config_at(job.sparsities[0])
-    model, processor = experiment.load_model(config)
-    every, _ = pipeline.targets(config, model)
+    asr = experiment.load_model(config)
+    every, _ = pipeline.targets(config, asr.model)
     datasets = experiment.evaluation_sets(config)
-    heard = [_heard(job, config, model, processor, dataset) for dataset in datasets]
+    heard = [_heard(job, config, asr, dataset) for dataset in datasets]
     calibrated = experiment.calibration_set(config, datasets)
     stem = job.folder / f"calibration-{job.model}-seed{job.seed}"
     facts = _kept(
-        stem,
-        model,
-        calibrated.clips,
-        config,
-        lambda: _listen(config, model, processor, every, calibrated),
+        stem, asr.model, calibrated.clips, config, lambda: _listen(config, asr, every, calibrated)
     )
     labels = calibration_text.saved_labels(calibrated, facts["clips"])
     guide = guides.Guides(
@@ -81,19 +77,16 @@ def ready(job: Job) -> Ready:
         config.pruning.outlier_hyper_lambda,
         config.pruning.outlier_hyper_m,
     )
-    return Ready(model, processor, every, heard, labels, guide)
+    return Ready(asr, every, heard, labels, guide)
 
 
 def measure(job: Job, shared: Ready, sparsity: float) -> dict:
     """Make one point and keep it, whole or not at all."""
-    config, model, processor = (
-        job.config_at(sparsity),
-        copy.deepcopy(shared.model),
-        shared.processor,
-    )
-    plan = pipeline.plan(config, shared.model, processor, shared.every, shared.labels, shared.guide)
-    pruned = pipeline.prune(config, model, processor, shared.labels, plan.sparsities, plan.patterns)
-    prunable, parameters = whisper.weight_counts(shared.model, shared.every)
+    config, dense = job.config_at(sparsity), shared.dense
+    asr = dense._replace(model=copy.deepcopy(dense.model))
+    plan = pipeline.plan(config, dense, shared.every, shared.labels, shared.guide)
+    pruned = pipeline.prune(config, asr, shared.labels, plan.sparsities, plan.patterns)
+    prunable, parameters = whisper.weight_counts(dense.model, shared.every)
     blocks = shared.guide.blocks
     per_block = guides.per_block(blocks, plan.sparsities)
     result = {
@@ -111,7 +104,7 @@ def measure(job: Job, shared: Ready, sparsity: float) -> dict:
             {"linear": row.linear, "kind": row.kind, "sparsity": row.sparsity, "error": row.error}
             for row in pruned.rows
         ],
-        "datasets": [_score(config, model, processor, one) for one in shared.heard],
+        "datasets": [_score(config, asr, one) for one in shared.heard],
         "key": key_of(config),
         "provenance": provenance.collect(config),
     }
@@ -119,12 +112,12 @@ def measure(job: Job, shared: Ready, sparsity: float) -> dict:
     return result
 
 
-def _score(config, model, processor, heard: Heard) -> dict:
+def _score(config, asr: Whisper, heard: Heard) -> dict:
     """What one model's transcripts come to, errors per clip, and its divergence on one dataset."""
     states = States()
-    said = hear(config, model, processor, heard.dataset, states, heard.dataset.name)
+    said = hear(config, asr, heard.dataset, states, heard.dataset.name)
     errors, units, unit = counted(said, heard.normalizer, config.evaluation.metrics)
-    kl = divergence_from(heard.batches, heard.answers(), model, processor, states)
+    kl = divergence_from(heard.batches, heard.answers(), asr, states)
     return {
         "name": heard.dataset.name,
         **of_one(said, heard.normalizer, unit),
@@ -137,23 +130,17 @@ def _score(config, model, processor, heard: Heard) -> dict:
     }
 
 
-def _heard(job: Job, config, model, processor, dataset: Dataset) -> Heard:
+def _heard(job: Job, config, asr: Whisper, dataset: Dataset) -> Heard:
     """The dataset with the dense model's predictions, from disk or made now; its dense score is
     kept beside them.
     """
     settings = config.evaluation
     batches = list(
-        text_batches(
-            model,
-            processor,
-            dataset.clips,
-            language=dataset.language,
-            batch_size=settings.batch_size,
-        )
+        text_batches(asr, dataset.clips, language=dataset.language, batch_size=settings.batch_size)
     )
     stem = job.folder / f"dense-{job.model}-{experiment.slug(dataset.name)}"
-    normalizer = normalizer_of(config, model, dataset)
-    key = cache.key(model, dataset.clips, settings.model_dump(mode="json"), "owl.sweep.point")
+    normalizer = normalizer_of(config, asr.model, dataset)
+    key = cache.key(asr.model, dataset.clips, settings.model_dump(mode="json"), "owl.sweep.point")
     if not batches:
         raise DataError(
             f"'{dataset.name}' has no clip with text that fits the model's window, so no "
@@ -166,20 +153,18 @@ def _heard(job: Job, config, model, processor, dataset: Dataset) -> Heard:
     if not heard.teacher.exists():
         with whole_folder(heard.teacher, keep=True) as folder:
             for index, batch in enumerate(batches):
-                save_file(
-                    {"logs": predictions(model, processor, batch)}, folder / f"{index}.safetensors"
-                )
+                save_file({"logs": predictions(asr, batch)}, folder / f"{index}.safetensors")
     if not (path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key):
-        _write(path, {"model": job.model, "key": key, **_score(config, model, processor, heard)})
+        _write(path, {"model": job.model, "key": key, **_score(config, asr, heard)})
     return heard
 
 
-def _listen(config, model, processor, every, dataset: Dataset) -> dict:
+def _listen(config, asr: Whisper, every, dataset: Dataset) -> dict:
     """Calibration text and what the allocations go by, of the dense model."""
-    labels = calibration_text.calibration_labels(config, model, processor, dataset)
-    batches = calibration_text.calibration_batches(config, model, processor, labels)
+    labels = calibration_text.calibration_labels(config, asr, dataset)
+    batches = calibration_text.calibration_batches(config, asr, labels)
     ratios, medians = guides.ratios_and_medians(
-        model, every, batches, config.pruning.outlier_hyper_m
+        asr.model, every, batches, config.pruning.outlier_hyper_m
     )
     return {"clips": labels.saved(), "outlier_ratios": ratios, "medians": medians}
 
