@@ -305,7 +305,7 @@ def heard(count):
 
 @cache
 def demo_says():
-    return decoding.torch_decoder(*owl.load(DEMO))(heard(1))
+    return decoding.torch_decoder(owl.load(DEMO))(heard(1))
 
 
 def stock(folder, generation=99, rows=51865, **saved):
