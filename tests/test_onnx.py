@@ -1,6 +1,6 @@
 """Against a reference: PyTorch itself. Encoder outputs, and greedy tokens of whole batches, are
-those of owl.decoding. Behaviour only: file, input and output names, what else lies in the folder,
-errors.
+those of owl.model.decoding. Behaviour only: file, input and output names, what else lies in the
+folder, errors.
 
 The tiny model is random, but made to say different things for different clips and steps; the bench
 model understands speech.
