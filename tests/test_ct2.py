@@ -112,7 +112,7 @@ def test_faster_whisper_loads_and_transcribes_the_folder_of_a_30_second_model(tm
         str(tmp_path), device="cpu", compute_type="float32", cpu_threads=1
     )
     segments, _ = whisper.transcribe(
-        np.pad(Whisper(clip.audio, (0, window_samples(processor) - len(clip.audio)))),
+        np.pad(clip.audio, (0, window_samples(processor) - len(clip.audio))),
         beam_size=1,
         without_timestamps=True,
         temperature=0.0,

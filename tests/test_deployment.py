@@ -252,12 +252,13 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
         raise UnsupportedFormat("it has lost heads")
 
     monkeypatch.setattr("owl.export.ct2.export_ct2", refuse)
-    facts = run, model, processor, PRUNING, {"datasets": []}
+    asr = Whisper(model, processor)
+    facts = run, asr, PRUNING, {"datasets": []}
     assert formats.write("ct2", *facts)[1] == "it has lost heads"
     assert not (tmp_path / "mine" / "ct2").exists()
     folder, reason = formats.write("compact", *facts)
     assert (folder, reason) == (tmp_path / "mine" / "compact", None)
-    found = table.measure_row("compact", folder, run, model, Whisper(model, processor), datasets)
+    found = table.measure_row("compact", folder, run, asr, asr, datasets)
     assert found.same_weights is True and found.same_text == 1.0
     assert (
         (ROOT / found.path).resolve() == folder.resolve()
@@ -277,7 +278,7 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
     with torch.no_grad():
         other.model.encoder.layers[0].fc1.weight[0, 0] += 1
     with pytest.raises(RuntimeError, match="did not hold the weights that are in memory"):
-        table.measure_row("compact", folder, run, other, Whisper(model, processor), datasets)
+        table.measure_row("compact", folder, run, asr._replace(model=other), asr, datasets)
     assert not folder.exists()
     (tmp_path / "mine" / "onnx").mkdir()  # of an earlier config
     formats.remove_others([], run)
@@ -450,10 +451,11 @@ def test_a_new_format_is_one_record(demo, tmp_path, monkeypatch):
     model, run = copy.deepcopy(original), run_in(tmp_path, settings)
     code = {"save": f"{__name__}:save_toy", "loads_in": f"{__name__}:toy_loads_in"}
     monkeypatch.setitem(FORMATS, "toy", Format("toy", "pytorch", **code, dense=("toy",)))
-    facts = run, model, processor, PRUNING, {"datasets": []}
+    asr = Whisper(model, processor)
+    facts = run, asr, PRUNING, {"datasets": []}
     folder, reason = formats.write("toy", *facts)
     assert reason is None
-    found = table.measure_row("toy", folder, run, model, Whisper(original, processor), datasets)
+    found = table.measure_row("toy", folder, run, asr, Whisper(original, processor), datasets)
     assert (found.same_weights, found.same_text) == (True, 1.0) and found.rtfx > 0
     monkeypatch.setattr(table, "in_fresh_process", lambda function, *given: function(*given))
     dense = table.dense_rows(["toy"], run, Whisper(original, processor), datasets)

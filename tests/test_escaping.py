@@ -16,7 +16,9 @@ from owl.data.load import Clip, Dataset
 from owl.evaluate import compare
 from owl.evaluate.transcribe import Transcript, Transcription
 from owl.kernels import scoring
+from owl.model import whisper
 from owl.run import provenance, record
+from tests import tiny
 from tests.conftest import ROOT
 
 HOSTILE = "<script>alert(1)</script>"
@@ -41,6 +43,7 @@ def hostile(tmp_path):
         "dataset": dataset,
         "models": {"dense": None, "pruned": None},
         "datasets": [dataset],
+        "dense": SimpleNamespace(model=tiny.make_model()),
         "said": {(HOSTILE, "dense"): one, (HOSTILE, "pruned"): one},
         "results": results,
         "kl": [{"kl": 0.1, "low": 0.0, "high": 0.2, "clips": 1, "tokens": 3}],
@@ -69,6 +72,7 @@ def shown(notebook: str, marker: str, names: dict) -> str:
         "scoring": scoring,
         "record": record,
         "load": load,
+        "whisper": whisper,
         "provenance": provenance,
     }
     last = last if last.startswith(("display(", " ")) else f"display({last})"

@@ -152,7 +152,7 @@ def test_the_divergence_splits_batches_whose_logits_would_not_fit(demo, clips, m
 
     def measured(asr: Whisper, batch, states):
         sizes.append(4 * len(batch.clips) * max(batch.counts) * asr.model.config.vocab_size)
-        return real(asr.model, asr.processor, batch, states)
+        return real(asr, batch, states)
 
     monkeypatch.setattr(divergence, "predictions", measured)
     monkeypatch.setattr(divergence, "MOST_BYTES", 400_000)

@@ -185,8 +185,8 @@ def test_every_notebook_ends_with_checks_what_we_saw_and_provenance(notebook):
 
 @pytest.mark.parametrize("path", REPORT, ids=lambda path: path.stem)
 def test_what_papermill_passes_is_a_parameter(path):
-    """papermill only logs an unknown parameter; owl.execute passes `run`, readers pass `config` and
-    `overrides`.
+    """papermill only logs an unknown parameter; owl.run.execute passes `run`, readers pass `config`
+    and `overrides`.
     """
     notebook = nbformat.read(path, as_version=4)
     (cell,) = [cell for cell in code_cells(notebook) if "parameters" in tags(cell)]

@@ -1,6 +1,6 @@
 """Against a reference: PyTorch itself. Encoder outputs, and greedy tokens of whole batches, are
-those of owl.decoding. Behaviour only: file, input and output names, what else lies in the folder,
-errors.
+those of owl.model.decoding. Behaviour only: file, input and output names, what else lies in the
+folder, errors.
 
 The tiny model is random, but made to say different things for different clips and steps; the bench
 model understands speech.
@@ -129,26 +129,24 @@ def test_the_end_token_suppressed_at_the_beginning_comes_later(tmp_path):
 
 
 def test_greedy_takes_prompt_end_and_suppression_as_plain_lists(exported):
-    model, processor, folder = exported
-    features = input_features(Whisper(model, processor), noise())
+    asr, folder = exported
+    features = input_features(asr, noise())
     lists = dict(
         prompt=[START, 37], end=END, suppress=[38, 39], begin_suppress=[], max_new_tokens=22
     )
-    assert OnnxWhisper(folder).greedy(features, **lists) == torch_decoder(
-        Whisper(model, processor)
-    )(noise())
+    assert OnnxWhisper(folder).greedy(features, **lists) == torch_decoder(asr)(noise())
 
 
 @pytest.mark.parametrize("which", ["exported", "bench"])
 def test_the_encoder_gives_what_pytorch_gives(which, request):
-    model, processor, folder = request.getfixturevalue(which)
-    features = input_features(Whisper(model, processor), noise())
-    difference = OnnxWhisper(folder).encode(features) - encode(model, features).numpy()
+    asr, folder = request.getfixturevalue(which)
+    features = input_features(asr, noise())
+    difference = OnnxWhisper(folder).encode(features) - encode(asr.model, features).numpy()
     assert np.abs(difference).max() < ENCODER_TOLERANCE
 
 
 def test_files_inputs_and_outputs_are_named_as_optimum_names_them(exported):
-    _, _, folder = exported
+    _, folder = exported
     graphs = {name: onnx.load(folder / name).graph for name in GRAPHS}
     names = {
         name: ([one.name for one in graph.input], [one.name for one in graph.output])
@@ -167,7 +165,7 @@ def test_files_inputs_and_outputs_are_named_as_optimum_names_them(exported):
 
 
 def test_the_graphs_pass_the_checker_and_leave_batch_and_text_length_open(exported):
-    _, _, folder = exported
+    _, folder = exported
     for name in GRAPHS:
         onnx.checker.check_model(folder / name, full_check=True)
         for value in onnx.load(folder / name).graph.input:
@@ -178,7 +176,7 @@ def test_the_graphs_pass_the_checker_and_leave_batch_and_text_length_open(export
 
 
 def test_the_folder_holds_configs_and_processor_and_nothing_left_over(exported):
-    model, processor, folder = exported
+    (model, processor), folder = exported
     files = {path.name for path in folder.iterdir()}
     assert files >= {
         *GRAPHS,
@@ -192,7 +190,7 @@ def test_the_folder_holds_configs_and_processor_and_nothing_left_over(exported):
 
 
 def test_the_token_embedding_is_stored_once_in_each_decoder(bench):
-    model, _, folder = bench
+    (model, _), folder = bench
     parameters = sum(one.numel() for one in model.model.decoder.parameters())
     for name in GRAPHS[:2]:
         stored = sum(np.prod(one.dims) for one in onnx.load(folder / name).graph.initializer)
@@ -219,7 +217,7 @@ def test_an_output_layer_of_its_own_is_exported_as_it_is(tmp_path):
 
 
 def test_both_decoders_read_their_weights_from_one_copy(bench):
-    model, _, folder = bench
+    (model, _), folder = bench
     decoder = 4 * sum(one.numel() for one in model.model.decoder.parameters())
     sizes = {name: (folder / name).stat().st_size for name in [*GRAPHS[:2], SHARED]}
     assert sizes[SHARED] < 1.01 * decoder
@@ -288,7 +286,7 @@ def test_exporting_says_nothing_on_the_terminal(tmp_path, capfd, recwarn):
 
 @pytest.mark.parametrize("name", [*GRAPHS, "config.json"])
 def test_a_folder_with_a_file_missing_is_refused_by_name(exported, tmp_path, name):
-    for path in exported[2].iterdir():
+    for path in exported[1].iterdir():
         if path.name != name:
             (tmp_path / path.name).symlink_to(path)
     with pytest.raises(ModelError, match=f"{name} missing; export it again"):
@@ -296,7 +294,7 @@ def test_a_folder_with_a_file_missing_is_refused_by_name(exported, tmp_path, nam
 
 
 def test_a_broken_graph_is_refused_by_name(exported, tmp_path):
-    for path in exported[2].iterdir():
+    for path in exported[1].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "encoder_model.onnx").write_bytes(b"not a graph")
     with pytest.raises(

@@ -22,7 +22,7 @@ KINDS = {
     "finite_number": "a finite number",
 }
 UNQUOTED = ("float_type", "int_type", "bool_type")
-NOT_YET = ("static",)  # choices of other tools
+NOT_YET = {("quantization", "method"): "static"}  # choices of other tools, by the key's end
 
 
 def refusal(
@@ -68,9 +68,8 @@ def _explain(problem: Mapping, requirement: str | None) -> str:
     choices = ", ".join(re.findall(r"'([^']*)'", problem["ctx"]["expected"]))
     if not isinstance(value, str):
         return f"must be one of {choices}, not {json.dumps(value)}"
-    return (
-        f"'{value}' is not {'available yet' if value in NOT_YET else 'known'}; use one of {choices}"
-    )
+    known = "available yet" if NOT_YET.get(tuple(problem["loc"][-2:])) == value else "known"
+    return f"'{value}' is not {known}; use one of {choices}"
 
 
 def fields_of(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:

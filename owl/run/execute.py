@@ -15,8 +15,8 @@ from owl import ROOT, setup
 from owl.run.resolve import CLAIMS
 
 DIED = (
-    "its kernel died; if nobody stopped it, memory most likely ran out (the README says what each "
-    "model needs): then"
+    "its kernel died; if nobody stopped it, memory most likely ran out (docs/memory.md says what "
+    "each model needs): then"
 )
 SMALLER = (
     "use fewer clips (SAMPLES=20), a smaller evaluation.batch_size or pruning.calibration.samples "
