@@ -12,10 +12,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from owl.data.pointers import POINTER_BYTES, PULL, is_pointer, target_of
 from owl.errors import ModelError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-POINTER, POINTER_BYTES = b"version https://git-lfs", 1024  # Git LFS keeps its pointers below that
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 AUDIO = ("preprocessor_config.json", "processor_config.json")
 # what people have instead of WEIGHTS (the first pattern that matches): what it is, and what to do
@@ -78,13 +78,10 @@ def check_pointers(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.stat().st_size < POINTER_BYTES:
             text = path.read_bytes()
-            if text.startswith(POINTER):
-                size = re.search(rb"size (\d+)", text)
+            if is_pointer(text):
                 raise ModelError(
-                    f"'{path}' is a Git LFS pointer of {len(text)} bytes"
-                    + (f" to a file of {int(size[1]):,} bytes" if size else "")
-                    + ": the repository was cloned without git-lfs. In the clone: git lfs install "
-                    "&& git lfs pull; or download the folder again"
+                    f"'{path}' is a Git LFS pointer of {len(text)} bytes{target_of(text)}: {PULL}; "
+                    "or download the folder again"
                 )
 
 
