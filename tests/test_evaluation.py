@@ -276,5 +276,5 @@ def test_where_nobody_says_the_language_the_references_choose_the_normaliser(tex
     model.generation_config.is_multilingual = True
     model.generation_config.lang_to_id = {"<|en|>": 2, "<|hi|>": 3}
     clip = replace(tiny.make_clips(1)[0], text=text)
-    dataset = Dataset("mine", None, [clip], [])
+    dataset = Dataset("mine", [clip], [], None)
     assert stored.normalizer_of(Config.model_validate({}), model, dataset) == normalizer
