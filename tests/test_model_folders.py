@@ -466,6 +466,12 @@ def test_a_generation_config_that_was_made_from_the_config_says_what_it_says(tmp
         ({"forced_decoder_ids": [1, 50261]}, r"forced_decoder_ids \[1, 50261\]; .*\[\[1, 50261"),
         ({"forced_decoder_ids": {"1": 50261}}, r"forced_decoder_ids {'1': 50261}; write it as"),
         ({"lang_to_id": ["<|de|>"]}, r"lang_to_id \['<|de|>'\]; write it as {"),
+        ({"language": "zh-CN"}, "'<.zh-cn.>' is none of the model's.* there: write 'zh'"),
+        ({"language": "Deutsch"}, "'<.deutsch.>' is none .* there: write 'de'"),
+        (
+            {"lang_to_id": {"<|en|>": 50260, "<|de|>": 50262}},
+            r"lang_to_id\['<.en.>'\] 50260, .* \(1 more of its entries differ too\)$",
+        ),
         ({"is_multilingual": False}, "is_multilingual false, .* is 50257, as .* multilingual"),
     ],
 )

@@ -100,14 +100,17 @@ def _tokens(config, settings, vocabulary: Mapping[str, int], file: str) -> Itera
         )
     elif NO_TIMESTAMPS in vocabulary:
         yield from _generation(config, vocabulary, file)
+    wrong: dict[tuple[str, str], list[str]] = {}  # a shifted table is one cause
     for place, key, value, token in _ids(config, settings):
         found = vocabulary.get(token)
         if value is not None and found not in (value if isinstance(value, list) else [value]):
             says = "does not know it" if found is None else f"says {found}"
-            yield (
+            wrong.setdefault((place, key.partition("[")[0]), []).append(
                 f"{place} says {key} {value}, which should be {token}, and {file} {says}; take "
                 "both from the model that it was trained from"
             )
+    for first, *others in wrong.values():
+        yield first + (f" ({len(others)} more of its entries differ too)" if others else "")
     for token in (START, END, NO_TIMESTAMPS):
         if token not in vocabulary:
             yield f"{file} does not know {token}; copy it from the model it was trained from"

@@ -136,7 +136,8 @@ def _problems(folder: Path) -> Iterator[str]:
             yield f"{INDEX} names {', '.join(absent[:3])}, missing here; copy all parts again"
     for part in sorted(parts):
         try:
-            safe_open(folder / part, "pt")
+            with safe_open(folder / part, "pt"):
+                pass
         except (SafetensorError, OSError) as error:
             yield f"{part} is cut off or damaged ({error}); copy it again"
     if not any(names.issuperset(files) for files in TOKENIZERS):

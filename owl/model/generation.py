@@ -25,6 +25,12 @@ MULTILINGUAL = {50_256: False, 50_257: True}
 KEPT = ("alignment_heads", "max_initial_timestamp_index", "prev_sot_token_id")
 FIX = "copy generation_config.json from the openai/whisper-* model that it was trained from"
 TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
+# languages as their speakers call them
+NATIVE = dict(
+    deutsch="de", français="fr", español="es", italiano="it", português="pt", nederlands="nl",
+    polski="pl", svenska="sv", türkçe="tr", русский="ru", українська="uk", العربية="ar",
+    中文="zh", 日本語="ja", 한국어="ko",
+) | {"हिन्दी": "hi"}  # fmt: skip
 FILE, BLANK = "generation_config.json", "Ġ"
 # what is read of the file, and how it is written there
 FORMS = {
@@ -98,6 +104,15 @@ def language_code(language: str) -> str:
     """
     plain = language.strip().removeprefix("<|").removesuffix("|>").lower()
     return TO_LANGUAGE_CODE.get(plain, plain)
+
+
+def meant(language: str) -> str:
+    """ ": write 'zh'" of "zh-CN", ": write 'de'" of "Deutsch"; nothing where it is not known what
+    is meant.
+    """
+    plain = language_code(language)
+    code = NATIVE.get(plain, re.split("[-_]", plain)[0])
+    return f": write '{code}'" if code in LANGUAGES else ""
 
 
 def whole_settings(saved, config, tokenizer, vocabulary: Mapping[str, int]) -> GenerationConfig:
@@ -202,19 +217,19 @@ def _language_and_task(saved, config, tokenizer, last: int, ids: Mapping) -> dic
             found["task"] = _known(task, ids["task_to_id"], place)
         if language:
             code = language_code(language)
-            _known(f"<|{code}|>", languages, place)
+            _known(f"<|{code}|>", languages, place, meant(language))
             return found | {"language": code}
     if len(languages) == 1:
         found["language"] = language_code(*languages)
     return found
 
 
-def _known(name: str, ids: Mapping[str, int], place: str) -> str:
+def _known(name: str, ids: Mapping[str, int], place: str, hint: str = "") -> str:
     if name in ids:
         return name
     raise ValueError(
         f"{place}: '{name}' is none of the model's, which are {', '.join(sorted(ids)[:8])}"
-        f"{' …' if len(ids) > 8 else ''}; correct it there"
+        f"{' …' if len(ids) > 8 else ''}; correct it there{hint}"
     )
 
 

@@ -23,7 +23,7 @@ from transformers import (
 
 from owl.errors import ConfigError, ModelError
 from owl.model import agreement, folders
-from owl.model.generation import language_code, saved_settings, whole_settings
+from owl.model.generation import language_code, meant, saved_settings, whole_settings
 from owl.model.shapes import kind_of
 
 SAMPLES_PER_FRAME = 320  # audio samples per encoder frame: hop 160, then a convolution of stride 2
@@ -290,7 +290,7 @@ def language_of(model: WhisperForConditionalGeneration, language: str | None) ->
     elif f"<|{code}|>" not in settings.lang_to_id:
         raise ModelError(
             f"the model knows no language '{asked}'; it knows "
-            f"{', '.join(sorted(settings.lang_to_id)[:8])} …"
+            f"{', '.join(sorted(settings.lang_to_id)[:8])} …{meant(asked)}"
         )
     return code
 
