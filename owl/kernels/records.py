@@ -26,6 +26,7 @@ class Solver:
     solve: str
     colour: str  # in figures
     count: Callable[[int, int, int], int]
+    counts: str  # `count` in words
     prepare: str | None = None
     slow: bool = False  # beside the other solvers
 
@@ -65,6 +66,7 @@ SOLVERS = {
             "owl.kernels.solvers:magnitude",
             "#999999",
             count=lambda rows, columns, block: 1,
+            counts="at most one weight more per matrix",
         ),
         Solver(
             "wanda",
@@ -72,6 +74,7 @@ SOLVERS = {
             "owl.kernels.solvers:wanda",
             "#E69F00",
             count=lambda rows, columns, block: rows,
+            counts="rounded down in every row",
         ),
         Solver(
             "sparsegpt",
@@ -79,6 +82,7 @@ SOLVERS = {
             "owl.kernels.solvers:sparsegpt",
             "#0072B2",
             count=lambda rows, columns, block: -(-columns // block),
+            counts="at most one weight more per 128 columns",
             prepare="owl.kernels.solvers:inverse_factor",
         ),
         Solver(
@@ -87,6 +91,7 @@ SOLVERS = {
             "owl.kernels.solvers:fixed_count",
             "#009E73",
             count=lambda rows, columns, block: 1,
+            counts="within one weight per matrix",
             prepare="owl.kernels.alps:decompose",
             slow=True,
         ),

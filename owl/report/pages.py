@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from owl import ROOT, setup
 from owl.export.advice import Row, table
+from owl.kernels.records import SOLVERS
 from owl.run import provenance
 from owl.run.files import whole_file
 
@@ -141,6 +142,7 @@ def render_index(
     return environment.get_template("index.html.j2").render(
         run=run,
         summary=summary,
+        counted=counted(summary),
         model=provenance.model_label(summary["model"]),
         figures=figures,
         deployment=deployment_table(summary),
@@ -153,6 +155,16 @@ def render_index(
         percent=lambda share: f"{100 * share:.2f} %",
         signed=lambda share: f"{100 * share:+.2f} %",
     )
+
+
+def counted(summary: dict) -> str:
+    """How near the realised sparsity comes to its target, in words."""
+    if summary["pattern"] == "structured":
+        return "to the nearest whole group"
+    if summary["pattern"].startswith("N:"):
+        return "as near as whole numbers N come"
+    fixed = summary["pattern"] != "unstructured"
+    return "met exactly" if fixed else SOLVERS[summary["method"]].counts
 
 
 def deployment_table(summary: dict) -> str:
