@@ -80,7 +80,14 @@ def test_silence_and_a_single_sample_are_valid_audio(tmp_path):
     ("make", "reason"),
     [
         (lambda file: None, r"there is no such audio file \(a.wav\)"),
-        (lambda file: file.write_text("this is text"), "cannot be decoded"),
+        (
+            lambda file: file.write_text("<!DOCTYPE html>\n<title>Wählen</title>"),
+            r"cannot be decoded: this is text, not audio \(it starts '<!DOCTYPE html>",
+        ),
+        (
+            lambda file: file.write_text("version https://git-lfs.github.com/spec/v1\nsize 4000\n"),
+            "it is a Git LFS pointer; .*git lfs pull .* to a file of 4,000 bytes",
+        ),
         (lambda file: file.write_bytes(b""), "cannot be decoded"),
         (lambda file: soundfile.write(file, np.zeros(0, np.float32), RATE), "empty"),
         (

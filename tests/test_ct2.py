@@ -148,7 +148,9 @@ def test_loaders_are_named_by_window_and_vocabulary():
     model = make_model(max_source_positions=1500)
     assert loads_in(model) == "faster-whisper, ctranslate2"
     model.generation_config.is_multilingual = True
-    assert "small multilingual vocabulary" in loads_in(model)
+    assert "multilingual vocabulary without" in loads_in(model)
+    model.generation_config.eos_token_id = 50257
+    assert loads_in(model) == "faster-whisper, ctranslate2"
 
 
 def test_a_model_that_ctranslate2_has_no_place_for_is_refused_with_the_reason(tmp_path):

@@ -121,6 +121,39 @@ def test_a_name_that_is_a_folder_needs_no_path(tmp_path):
     assert len(load_dataset(str(folder)).clips) == 3
 
 
+@pytest.mark.parametrize(
+    ("file", "written"),
+    [
+        ("a  b.wav", "a  b.wav"),
+        (" lead.wav", " lead.wav"),
+        ("plain.wav", " plain.wav "),
+        ("in/deep.wav", "in\\deep.wav"),
+    ],
+)
+def test_a_file_is_found_as_the_table_writes_it(tmp_path, file, written):
+    write_clip(tmp_path / file, 3)
+    (tmp_path / "metadata.csv").write_text(f"text,file_name\nhello,{written}\n")
+    dataset = load(tmp_path)
+    assert [number_of(clip) for clip in dataset.clips] == [3] and not dataset.skipped
+
+
+def test_a_file_whose_row_reads_as_a_comment_is_told_so(tmp_path):
+    for number, file in enumerate(["# 1.wav", "2.wav"]):
+        write_clip(tmp_path / file, number)
+    (tmp_path / "metadata.csv").write_text("file_name,text\n# 1.wav,a\n2.wav,b\n")
+    dataset = load(tmp_path)
+    comment = "a line of metadata.csv that starts with '# ' is a comment; rename the file"
+    assert [number_of(clip) for clip in dataset.clips] == [1]
+    assert ("# 1.wav", comment) in dataset.skipped
+
+
+def test_a_quote_that_is_never_closed_is_named(tmp_path):
+    csv_folder(tmp_path)
+    (tmp_path / "metadata.csv").write_text('file_name,text\nc0.wav,"a\n' + "b c\n" * 40_000)
+    with pytest.raises(DataError, match="line 2 .*field limit.*Close the double quote"):
+        load(tmp_path)
+
+
 # Other layouts
 
 
@@ -178,6 +211,19 @@ def test_a_common_voice_release_loads_the_test_split_or_the_one_asked_for(tmp_pa
     assert [number_of(clip) for clip in load(folder, split="validated").clips] == [0, 10, 20, 30]
     with pytest.raises(DataError, match="no dev.tsv.*test, validated"):
         load(folder, split="dev")
+
+
+def test_two_names_that_differ_in_case_are_two_clips(tmp_path):
+    write_clip(tmp_path / "a.wav", 0)
+    if (tmp_path / "A.wav").exists():
+        pytest.skip("this disk does not tell upper from lower case")
+    write_clip(tmp_path / "A.wav", 1)
+    write_clip(tmp_path / "b.wav", 2)
+    for file, text in {"a.txt": "first", "A.txt": "second", "B.txt": "third"}.items():
+        (tmp_path / file).write_text(text)
+    dataset = load(tmp_path)
+    found = {(clip.text, number_of(clip)) for clip in dataset.clips}
+    assert found == {("first", 0), ("second", 1), ("third", 2)} and not dataset.skipped
 
 
 def test_audio_beside_text_files_loads_from_any_depth(tmp_path):

@@ -4,11 +4,14 @@ Against references: batched transcripts against one clip at a time; the divergen
 definition in plain loops. Only behaviour: cutting at silences, saving and reading, probes.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from owl.data.load import load_dataset
+from owl.config.load import Config
+from owl.data.load import Dataset, load_dataset
 from owl.evaluate import divergence, probes, stored, transcribe
 from owl.evaluate.transcribe import FRAME, split_at_silences
 from owl.model import decoding, whisper
@@ -263,3 +266,15 @@ def test_probes_have_no_words_and_are_the_same_every_time():
     assert all(clip.text == "" and len(clip.audio) == 16_000 for clip in first)
     assert all(np.array_equal(a.audio, b.audio) for a, b in zip(first, second))
     assert not first[0].audio.any() and first[3].audio.std() > 10 * first[2].audio.std()
+
+
+@pytest.mark.parametrize(
+    ("text", "normalizer"), [("hello there", "english"), ("नमस्ते दुनिया", "basic"), (None, "english")]
+)
+def test_where_nobody_says_the_language_the_references_choose_the_normaliser(text, normalizer):
+    model = tiny.make_model()
+    model.generation_config.is_multilingual = True
+    model.generation_config.lang_to_id = {"<|en|>": 2, "<|hi|>": 3}
+    clip = replace(tiny.make_clips(1)[0], text=text)
+    dataset = Dataset("mine", [clip], [], None)
+    assert stored.normalizer_of(Config.model_validate({}), model, dataset) == normalizer

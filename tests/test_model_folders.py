@@ -92,6 +92,32 @@ def shard(folder):
     instead("model.safetensors.index.json", json.dumps({"weight_map": {"a": "part-2"}}))(folder)
 
 
+def damaged_part(folder):
+    shard(folder)
+    put("part-2", "cut")(folder)
+
+
+def beside(name):
+    """A file in a folder of its own, in place of the weights."""
+
+    def change(folder):
+        drop("model.safetensors")(folder)
+        (folder / name).parent.mkdir()
+        put(name)(folder)
+
+    return change
+
+
+def cached(where):
+    def change(folder):
+        files = [path for path in folder.iterdir() if path.is_file()]
+        (folder / where).mkdir(parents=True)
+        for path in files:
+            path.rename(folder / where / path.name)
+
+    return change
+
+
 def add_word(folder, **keys):
     path = folder / "tokenizer.json"
     made, plain = json.loads(path.read_text()), {"single_word": False, "normalized": True}
@@ -109,7 +135,43 @@ ADAPTER = json.dumps({"base_model_name_or_path": "openai/whisper-small"})
     [
         (put("model.safetensors", POINTER), "Git LFS pointer .*151,061,672 bytes.*git lfs pull"),
         (put("tokenizer.json", POINTER), "tokenizer.json' is a Git LFS pointer"),
-        (put("adapter_config.json", ADAPTER), "adapter.*whisper-small.*merge_and_unload"),
+        (instead("adapter_config.json", ADAPTER), "adapter.*whisper-small.*merge_and_unload"),
+        (
+            lambda folder: (
+                put("adapter_config.json", ADAPTER)(folder),
+                put("adapter_model.bin")(folder),
+            ),
+            "it holds an adapter",
+        ),
+        (instead("model-00001-of-00002.safetensors"), "the index of them is missing"),
+        (put("model.safetensors", ""), "model.safetensors is cut off or damaged .*; copy it again"),
+        (damaged_part, "part-2 is cut off or damaged .*; copy it again"),
+        (put("config.json", "[1]"), "config.json is broken: it holds no JSON object"),
+        (instead("model.safetensors.index.json", "{"), "index.json is broken: it holds no JSON"),
+        (
+            instead("model.safetensors.index.json", '{"weight_map": 1}'),
+            "index.json is broken: it has no weight_map",
+        ),
+        (put("generation_config.json", "{"), "generation_config.json is not JSON .*line 1"),
+        (put("generation_config.json", "[1]"), "generation_config.json holds no JSON object"),
+        (instead("optimizer.pt"), "model.safetensors is missing; give a folder with"),
+        (beside("global_step500/mp.pt"), "global_step500' is a DeepSpeed check.*zero_to_fp32.py"),
+        (beside("onnx/encoder_model.onnx"), "onnx/encoder_model.onnx' is an ONNX model"),
+        (
+            lambda folder: (
+                (folder / "checkpoint-100").mkdir(),
+                (folder / "model.safetensors").rename(folder / "checkpoint-100/model.safetensors"),
+                shutil.copy(folder / "config.json", folder / "checkpoint-100"),
+            ),
+            "no model itself, but '.*checkpoint-100' looks like one",
+        ),
+        (cached("models--me--mine/snapshots/1a"), "but '.*/snapshots/1a' looks like one"),
+        (cached("hub/models--me--mine/snapshots/1a"), "but '.*/snapshots/1a' looks like one"),
+        (
+            lambda folder: (drop("config.json")(folder), (folder / "config.json").symlink_to("no")),
+            "config.json is a link to 'no', which is not there",
+        ),
+        (say("config.json", d_model=256), r"has the shape \(.*128.*asks for \(.*256"),
         (instead("pytorch_model.bin"), "pytorch_model.bin' is weights as Python pickles.*-c"),
         (instead("pytorch_model.bin.index.json"), "pickles"),
         (instead("encoder_model.onnx"), "encoder_model.onnx' is an ONNX model"),
@@ -225,6 +287,7 @@ def test_parts_that_disagree_are_refused_with_file_and_values(folder, spoil, wor
         drop("processor_config.json"),
         say("generation_config.json", eos_token_id=[600]),
         put("optimizer.pt"),
+        put("adapter_config.json", ADAPTER),
     ],
 )
 def test_other_ways_to_store_the_same_model_are_fine(folder, change):
@@ -308,7 +371,7 @@ def demo_says():
     return decoding.torch_decoder(owl.load(DEMO))(heard(1))
 
 
-def stock(folder, generation=99, rows=51865, **saved):
+def stock(folder, generation=99, rows=51865, bins=80, **saved):
     """A random Whisper of one second with the ids of OpenAI's multilingual models, no
     generation_config.json and words of no sense. `generation`: its tokenizer's languages; `saved`:
     what its tokenizer is told of language and task.
@@ -322,9 +385,11 @@ def stock(folder, generation=99, rows=51865, **saved):
     times = [f"<|{0.02 * index:.2f}|>" for index in range(1501)]
     vocabulary = {token: index for index, token in enumerate([*words, *special, *times])}
     tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[], extra_special_tokens=special, **saved)
-    WhisperProcessor(WhisperFeatureExtractor(chunk_length=1), tokenizer).save_pretrained(folder)
+    extractor = WhisperFeatureExtractor(feature_size=bins, chunk_length=1)
+    WhisperProcessor(extractor, tokenizer).save_pretrained(folder)
     torch.manual_seed(0)
     sizes = dict(d_model=16, encoder_ffn_dim=32, decoder_ffn_dim=32, vocab_size=rows)
+    sizes |= dict(num_mel_bins=bins)
     layers = dict(encoder_layers=1, decoder_layers=1, max_source_positions=50)
     heads = dict(encoder_attention_heads=2, decoder_attention_heads=2)
     ids = dict(bos_token_id=50257, eos_token_id=50257, pad_token_id=50257)
@@ -354,10 +419,105 @@ def test_a_german_fine_tune_without_settings_is_german_here_and_in_plain_transfo
 
 def test_a_tokenizer_of_another_generation_is_refused(tmp_path):
     """large-v3 has one language more: every id behind the languages is one higher."""
-    with pytest.raises(ModelError, match="of another generation: .* 50363, .*51866 it is 50364"):
-        owl.load(stock(tmp_path / "v2-in-v3", rows=51866))
+    match = "of another generation: .* 50363, .* num_mel_bins 128 it is 50364"
+    mixed = stock(tmp_path / "v2-in-v3", rows=51866, bins=128)
+    with pytest.raises(ModelError, match=match):
+        owl.load(mixed)
+    # as when v3's tokenizer_config.json names the missing language: it goes behind the timestamps
+    path = mixed / "tokenizer_config.json"
+    made = json.loads(path.read_text())
+    made["extra_special_tokens"] = [*made["extra_special_tokens"], "<|yue|>"]
+    path.write_text(json.dumps(made))
+    assert WhisperProcessor.from_pretrained(mixed).tokenizer.get_vocab()["<|yue|>"] == 51865
+    with pytest.raises(ModelError, match=match):
+        owl.load(mixed)
+    padded, _ = owl.load(stock(tmp_path / "v2-padded", rows=51866))
+    assert whisper.prompt_tokens(padded, "de") == [50258, 50261, 50359, 50363]
+    v3, _ = owl.load(stock(tmp_path / "v3", generation=100, rows=51866, bins=128))
+    assert whisper.prompt_tokens(v3, "yue") == [50258, 50358, 50360, 50364]
     with pytest.raises(ModelError, match="knows 51866 tokens.*vocab_size 51865"):
         owl.load(stock(tmp_path / "v3-in-v2", generation=100))
+
+
+FULL = {
+    "is_multilingual": True,
+    "lang_to_id": {"<|en|>": 50259, "<|de|>": 50261, "<|hi|>": 50276},
+    "task_to_id": {"transcribe": 50359, "translate": 50358},
+    "no_timestamps_token_id": 50363,
+}
+
+
+def test_a_generation_config_that_was_made_from_the_config_says_what_it_says(tmp_path):
+    folder = stock(tmp_path / "mine")
+    put("generation_config.json", json.dumps(FULL | {"language": "hi"}))(folder)
+    say("generation_config.json", _from_model_config=True, task="translate")(folder)
+    model, _ = owl.load(folder)
+    assert whisper.spoken(model) == "hi, translate (the model's own setting)"
+    say("generation_config.json", lang_to_id={"<|hi|>": 50277})(folder)
+    with pytest.raises(ModelError, match="says lang_to_id.* 50277, which .* says 50276"):
+        owl.load(folder)
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"language": ["de"]}, r"says language \['de'\]; write it as \"de\""),
+        ({"suppress_tokens": "-1"}, r"says suppress_tokens '-1'; write it as \[1, 2\]"),
+        ({"forced_decoder_ids": [1, 50261]}, r"forced_decoder_ids \[1, 50261\]; .*\[\[1, 50261"),
+        ({"forced_decoder_ids": {"1": 50261}}, r"forced_decoder_ids {'1': 50261}; write it as"),
+        ({"lang_to_id": ["<|de|>"]}, r"lang_to_id \['<|de|>'\]; write it as {"),
+        ({"language": "zh-CN"}, "'<.zh-cn.>' is none of the model's.* there: write 'zh'"),
+        ({"language": "Deutsch"}, "'<.deutsch.>' is none .* there: write 'de'"),
+        (
+            {"lang_to_id": {"<|en|>": 50260, "<|de|>": 50262}},
+            r"lang_to_id\['<.en.>'\] 50260, .* \(1 more of its entries differ too\)$",
+        ),
+        ({"is_multilingual": False}, "is_multilingual false, .* is 50257, as .* multilingual"),
+    ],
+)
+def test_generation_settings_of_another_form_are_refused_with_the_right_one(tmp_path, wrong, words):
+    folder = stock(tmp_path / "mine")
+    put("generation_config.json", json.dumps(FULL | wrong))(folder)
+    with pytest.raises(ModelError, match=words):
+        owl.load(folder)
+
+
+def test_a_multilingual_model_without_settings_does_not_end_at_once(tmp_path):
+    """A WhisperConfig that says nothing has the English-only list."""
+    folder = stock(tmp_path / "mine")
+    say("config.json", begin_suppress_tokens=[220, 50256])(folder)
+    blank = WhisperProcessor.from_pretrained(folder).tokenizer.get_vocab()["Ġ"]
+    assert owl.load(folder)[0].generation_config.begin_suppress_tokens == [blank, 50257]
+
+
+def test_forced_ids_of_another_generation_in_the_config_are_left_over(tmp_path):
+    folder = stock(tmp_path / "v3", generation=100, rows=51866, bins=128)
+    for forced in ([[1, 50259], [2, 50359], [3, 50363]], [[1, None], [2, 50359]], [2, 50359]):
+        say("config.json", forced_decoder_ids=forced)(folder)
+        model, _ = owl.load(folder)
+        assert whisper.spoken(model) == "en, transcribe (nobody says)"
+    say("config.json", forced_decoder_ids=[[1, 50261], [2, 50360]])(folder)
+    assert whisper.spoken(owl.load(folder)[0]) == "de, transcribe (the model's own setting)"
+
+
+def test_a_path_that_is_not_there_is_told_to_be_a_path(tmp_path):
+    for name in (tmp_path / "no", "./no", "runs/no/hf"):
+        with pytest.raises(ModelError, match="there is no such folder"):
+            owl.load(name)
+
+
+def test_a_compact_folder_with_a_broken_tokenizer_is_refused(tmp_path):
+    model, processor = owl.load(DEMO)
+    formats.save(
+        "compact",
+        Whisper(model, processor),
+        tmp_path,
+        dtype=torch.float32,
+        papers={"metadata": {}, "metrics": {}, "card": ""},
+    )
+    put("tokenizer.json", "{}")(tmp_path)
+    with pytest.raises(ModelError, match="(?s)cannot load the compact model .*Copy the whole"):
+        owl.load(tmp_path)
 
 
 def test_a_datasets_language_that_the_model_cannot_have_stops_before_anything_long():

@@ -233,6 +233,11 @@ def test_intervals_refuse_different_lengths_and_no_resample():
         "!!!!!!!!!!",
         "hahahahahahahahaha",
         "謝謝觀看" * 8,
+        "谢谢大家" * 5,
+        "谢谢大家，谢谢大家。谢谢大家！",
+        "ありがとうございます" * 3,
+        "好的" * 4,
+        "ขอบคุณครับ" * 3,
     ],
 )
 def test_loops_are_repetitive(text):
@@ -249,6 +254,10 @@ def test_loops_are_repetitive(text):
         "one two three",
         "1,000,000 ... really?",
         "a b a c a d",
+        "好的，好的，好的",
+        "对对对对",
+        "ครับครับครับ",  # one word three times
+        "谢谢大家谢谢大家",
         "का की के को",  # four words that differ in their vowel sign
     ],
 )

@@ -7,7 +7,7 @@ Against a reference: pairs made by hand, one script each. The rest is behaviour.
 import pytest
 
 from owl.kernels.scoring import score
-from owl.kernels.texts import normalize, unit_of
+from owl.kernels.texts import is_latin, normalize, unit_of
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,17 @@ def test_scripts_with_spaces_go_by_words_unless_the_config_says_otherwise(text):
 
 def test_no_text_at_all_goes_by_words():
     assert unit_of([]) == "words"
+
+
+@pytest.mark.parametrize(
+    ("references", "latin"),
+    [
+        (["hello", "42"], True),
+        ([""], True),
+        (["नमस्ते दुनिया"], False),
+        (["வணக்கம்", "ok"], False),
+        (["the word Ёлка means a tree"], True),
+    ],
+)
+def test_texts_are_latin_by_most_of_their_letters(references, latin):
+    assert is_latin(references) == latin

@@ -22,6 +22,8 @@ import numpy as np
 import soundfile
 from jaxtyping import Float32
 
+from owl.data.pointers import POINTER_BYTES, PULL, is_pointer, target_of
+
 RATE = 16_000  # samples per second of every clip in this package
 # the files that a folder scan takes for audio; of two with one name the earlier suffix is used
 LOSSLESS = "wav wave flac aiff aif aifc caf w64 au snd sph wv tta ape"
@@ -102,11 +104,26 @@ def _decode(source: Path | bytes) -> tuple[Float32[np.ndarray, "samples channels
         ):
             return _decode_stream(container)
     except (av.error.FFmpegError, ValueError, OSError) as error:
+        if text := _as_text(source):
+            raise AudioError(f"{failed} cannot be decoded: {text}") from error
         suffix = source.suffix.lower() if isinstance(source, Path) else ""
         raise AudioError(
             f"{failed} cannot be decoded; if a player plays it, convert it: ffmpeg -i IN{suffix} "
             f"OUT.wav (libsndfile: {_short(unknown)}; FFmpeg: {_short(error)})"
         ) from error
+
+
+def _as_text(source: Path | bytes) -> str | None:
+    """What a file is that holds text where audio should be; None if it does not."""
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            source = file.read(POINTER_BYTES)
+    if is_pointer(source):
+        return f"it is a Git LFS pointer; {PULL} (it points{target_of(source)})"
+    start = source[:POINTER_BYTES].decode("utf-8", "replace")[:40]
+    if not start.strip() or not all(one.isprintable() or one.isspace() for one in start):
+        return None
+    return None if "\ufffd" in start else f"this is text, not audio (it starts {start.strip()!r})"
 
 
 def _decode_stream(container) -> tuple[Float32[np.ndarray, "samples channels"], int]:

@@ -14,7 +14,7 @@ for undecoded audio.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from owl.data.audio import SUFFIXES
@@ -58,7 +58,11 @@ def find_entries(
         entries = manifest_entries(name, manifest, folder, disk, require_text)
         ignored = [(file.name, f"{manifest.name} is read instead of it") for file in others]
         unnamed = _unnamed(_own_files(name, folder), entries, f"no row of {manifest.name} names it")
-        return entries, ignored + [(_id(file, folder), why) for file, why in unnamed]
+        comment = f"a line of {manifest.name} that starts with '# ' is a comment; rename the file"
+        return entries, ignored + [
+            (_id(file, folder), comment if _id(file, folder).startswith("# ") else why)
+            for file, why in unnamed
+        ]
     if clips := _clips_of_release(disk, folder):
         table = _release_table(name, disk, folder, split or "test")
         return manifest_entries(name, table, clips, disk, require_text), []
@@ -164,27 +168,36 @@ def _transcript_entries(name: str, file: Path, disk: Finder) -> list[Entry]:
     ]
 
 
-def _by_stem(files: Iterable[Path]) -> dict[tuple[Path, str], Path]:
-    """Audio by its folder and name without suffix; of several the one whose suffix comes first in
-    SUFFIXES.
+def _by_stem(
+    files: Iterable[Path],
+    key_of: Callable[[Path], tuple[Path, str]] = lambda file: (file.parent, same(file.stem)),
+) -> dict[tuple[Path, str], Path]:
+    """Audio by its folder and name without suffix, as `key_of` says them; of several the one whose
+    suffix comes first in SUFFIXES.
     """
     audio = [file for file in files if file.suffix.lower() in SUFFIXES]
     ranked = sorted(audio, key=lambda file: SUFFIXES.index(file.suffix.lower()), reverse=True)
-    return {(file.parent, same(file.stem)): file for file in ranked}
+    return {key_of(file): file for file in ranked}
 
 
 def _scan(
     name: str, folder: Path, files: list[Path], require_text: bool
 ) -> tuple[list[Entry], LeftOut]:
     """Audio files at any depth, each with the same-named `.txt` beside it as its text."""
-    audio = _by_stem(files)
-    texts = {
-        (file.parent, same(file.stem)): file for file in files if file.suffix.lower() == ".txt"
-    }
+    written = [file for file in files if file.suffix.lower() == ".txt"]
+    heard = {file.with_suffix("") for file in files if file.suffix.lower() in SUFFIXES}
+    # a.wav with a.txt and A.wav with A.txt are two clips, where a disk can hold both
+    exact = heard & {file.with_suffix("") for file in written}
+
+    def key_of(file: Path) -> tuple[Path, str]:
+        return file.parent, file.stem if file.with_suffix("") in exact else same(file.stem)
+
+    audio = _by_stem(files, key_of)
+    texts = {key_of(file): file for file in written}
     rest = [
         (_id(file, folder), why)
         for file in files
-        if (why := _why_not(file, (file.parent, same(file.stem)), audio, texts))
+        if (why := _why_not(file, key_of(file), audio, texts))
     ]
     if not audio or (require_text and not audio.keys() & texts.keys()):
         kinds = "; ".join(f"{named(found)}: {kind}" for kind, found in by_kind(rest).items())

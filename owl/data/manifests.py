@@ -39,12 +39,16 @@ def _row_entry(name: str, where: str, row: Row, audio_folder: Path, disk: Finder
     """A manifest row as an entry; `where` names the row. A row without a file name is kept, to be
     reported.
     """
-    file = cell(row, FILE_COLUMNS)
+    file, source = None, None
     start, seconds = _segment(name, where, row)
-    source = disk.find(audio_folder / file) if file else None
-    if file and not os.path.exists(source):
-        # as Windows writes paths
-        source = disk.find(audio_folder / file.replace("\\", "/"))
+    if cell(row, FILE_COLUMNS):
+        written = str(row[pick(row, FILE_COLUMNS)])
+        file = written.strip()
+        # as it is written, without the spaces around it, and as Windows writes paths
+        tried = (disk.find(audio_folder / one) for one in (written, file, file.replace("\\", "/")))
+        for source in tried:
+            if os.path.exists(source):
+                break
     return Entry(
         id=cell(row, ("id",)) or (_file_id(file) if file else where),
         source=source,

@@ -85,11 +85,11 @@ def _delimited_rows(name: str, file: Path, text: str, kind: str) -> list[tuple[s
             values += [None] * (len(header) - len(cells))
             rows.append((f"line {line} of {file.name}", dict(zip(header, values))))
     except csv.Error as error:
-        fix = (
-            "Put texts with a comma or a quote in double quotes."
-            if kind == ".csv"
-            else "Correct that line."
-        )
+        fix = "Correct that line."
+        if "field limit" in str(error):
+            fix = "Close the double quote that was opened there, or shorten the text."
+        elif kind == ".csv":
+            fix = "Put texts with a comma or a quote in double quotes."
         raise failure(name, f"line {start} of {file}: {error}", fix) from error
     return rows
 

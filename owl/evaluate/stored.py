@@ -12,6 +12,7 @@ import torch
 from owl.config.load import Config
 from owl.data.load import Dataset
 from owl.evaluate.transcribe import Transcript, Transcription, transcribe
+from owl.kernels.texts import is_latin
 from owl.model.decoding import States, torch_decoder
 from owl.model.whisper import Whisper, text_language
 from owl.run import cache, provenance
@@ -97,10 +98,11 @@ def transcripts(
 
 
 def normalizer_of(config: Config, model, dataset: Dataset) -> str:
-    """Whisper's English normaliser for English, basic for other languages, or what the config
-    says.
+    """Whisper's English normaliser for English, basic for other languages (also where nobody says
+    the language, and the references are in another script), or what the config says.
     """
     wanted = config.evaluation.normalizer
     if wanted != "auto":
         return wanted
-    return "english" if text_language(model, dataset.language) == "en" else "basic"
+    english = text_language(model, dataset.language) == "en"
+    return "english" if english and is_latin([one.text or "" for one in dataset.clips]) else "basic"

@@ -2,9 +2,9 @@
 
 `model.bin` holds float16, or int8 per output row beside float16; a CPU computes in float32, or int8
 and float32. faster-whisper loads the folder too, but always pads to 30 s (the features, with zeros:
-its text may differ from ours) and tells a multilingual model by the size of its vocabulary; where
-it cannot use a folder, `loads_in` says so. CTranslate2 keeps its own `config.json`; the Whisper's
-lies beside it as `whisper_config.json`.
+its text may differ from ours) and takes a model for multilingual where its vocabulary has the empty
+token, as OpenAI's multilingual one has; where it cannot use a folder, `loads_in` says so.
+CTranslate2 keeps its own `config.json`; the Whisper's lies beside it as `whisper_config.json`.
 """
 
 import copy
@@ -29,7 +29,7 @@ from owl.model.whisper import Whisper, prompt_tokens
 CONFIG = "whisper_config.json"
 FILES = ("model.bin", "config.json", "vocabulary.json", "generation_config.json", CONFIG)
 STORED = {False: "float16", True: "int8_float16"}  # by int8 or not
-MULTILINGUAL_VOCABULARY = 51865  # tokens from which faster-whisper takes a model for multilingual
+STOCK_END = 50257  # the end token of OpenAI's multilingual vocabulary, which has the token ""
 STOCK_FRAMES = 1500  # encoder frames of 30 s
 
 
@@ -56,8 +56,8 @@ def loads_in(model: WhisperForConditionalGeneration) -> str:
     multilingual = getattr(model.generation_config, "is_multilingual", False)
     if model.config.max_source_positions != STOCK_FRAMES:
         return "ctranslate2 (not faster-whisper: window below 30 s)"
-    if multilingual != (model.config.vocab_size >= MULTILINGUAL_VOCABULARY):
-        return "ctranslate2 (not faster-whisper: small multilingual vocabulary)"
+    if multilingual and model.generation_config.eos_token_id != STOCK_END:
+        return 'ctranslate2 (not faster-whisper: multilingual vocabulary without the token "")'
     return "faster-whisper, ctranslate2"
 
 

@@ -17,7 +17,7 @@ import jiwer
 import numpy as np
 import regex
 
-from owl.kernels.texts import UNITS, characters_of, known_unit, normalize
+from owl.kernels.texts import UNITS, UNSPACED, characters_of, known_unit, normalize
 
 LONGEST_LOOP = 4  # words
 WORD_REPEATS = (
@@ -26,6 +26,14 @@ WORD_REPEATS = (
 PHRASE_REPEATS = 3  # times a phrase of 2 … LONGEST_LOOP words follows itself
 # 1 to 8 characters, eight times or more without a space: "!!!!!!!!", "hahahaha…"
 GLUED_LOOP = re.compile(r"(\S{1,8}?)\1{7,}")
+# the same without spaces between words: a word is 2 to 7 characters, a phrase 3 or more where a
+# character is about a syllable, else 8 or more
+SYLLABLES = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}ー]"
+UNSPACED_LOOP = regex.compile(
+    rf"({UNSPACED}{{2,7}}?)\1{{{WORD_REPEATS - 1},}}"
+    rf"|({SYLLABLES}{{3,24}}?)\2{{{PHRASE_REPEATS - 1},}}"
+    rf"|({UNSPACED}{{8,32}}?)\3{{{PHRASE_REPEATS - 1},}}"
+)
 
 
 @dataclass(frozen=True)
@@ -99,10 +107,11 @@ def is_repetitive(text: str) -> bool:
     True if, ignoring case and punctuation at word edges, one word comes at least four times in a
     row or a sequence of 2 to 4 words at least three times in a row, or if 1 to 8 characters repeat
     at least eight times without a space. Tokens of punctuation only ("- - - -") count as words.
-    Three times the same word is no loop: people spell numbers that way.
+    Three times the same word is no loop: people spell numbers that way. Of scripts without spaces
+    between words the same holds by characters (UNSPACED_LOOP).
     """
     lowered = text.lower()
-    if GLUED_LOOP.search(lowered):
+    if GLUED_LOOP.search(lowered) or UNSPACED_LOOP.search(regex.sub(r"\W+", "", lowered)):
         return True
     # to `re`, vowel signs of Hindi and the like would be no word characters
     tokens = [regex.sub(r"^\W+|\W+$", "", token) or token for token in lowered.split()]

@@ -50,6 +50,12 @@ def unit_of(references: Sequence[str], metrics: Sequence[str] = METRICS) -> str:
     return "characters" if unspaced and unspaced >= UNSPACED_SHARE * letters else "words"
 
 
+def is_latin(references: Sequence[str]) -> bool:
+    """Are most letters of these texts Latin ones? True where there is no letter."""
+    text = " ".join(references)
+    return 2 * len(regex.findall(r"\p{Latin}", text)) >= len(regex.findall(r"\p{L}", text))
+
+
 def characters_of(texts: Sequence[str]) -> list[str]:
     """`texts` as rows of characters: a space beside a letter of a script without spaces between
     words is none of them.

@@ -11,14 +11,17 @@ tied output layer stored twice.
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
 from owl.errors import ModelError
 from owl.model import folders
 from owl.model.generation import END, NO_TIMESTAMPS, START
 
 MOST = 4  # problems told at once: one shifted id shifts a hundred
 SAMPLING_RATE = 16_000  # samples a second, of every Whisper
-# rows of the embedding → id of <|notimestamps|>: English-only, multilingual, large-v3
-GENERATIONS = {51_864: 50_362, 51_865: 50_363, 51_866: 50_364}
+# rows of the embedding → id of <|notimestamps|>: English-only, multilingual. large-v3 is told by
+# its mel bins: there are elders whose embedding was padded to as many rows
+GENERATIONS, LARGE_V3, LARGE_V3_BINS = {51_864: 50_362, 51_865: 50_363}, 50_364, 128
 CONFIG, GENERATION = "config.json", "generation_config.json"
 # prefixes that wrappers leave on the names of tensors
 WRAPPERS = ("_orig_mod.", "module.", "base_model.model.")
@@ -95,27 +98,38 @@ def _tokens(config, settings, vocabulary: Mapping[str, int], file: str) -> Itera
             f"says vocab_size {config.vocab_size}; take the tokenizer of the model that it was "
             "trained from, or resize_token_embeddings(len(tokenizer)) and train the new rows"
         )
-    elif NO_TIMESTAMPS in vocabulary and vocabulary[last] + 1 < config.vocab_size:
-        # not a tokenizer that fills the embedding with words of its own
-        usual = GENERATIONS.get(config.vocab_size, vocabulary[NO_TIMESTAMPS])
-        if vocabulary[NO_TIMESTAMPS] != usual:
-            yield (
-                f"{file} is of another generation: {NO_TIMESTAMPS} is "
-                f"{vocabulary[NO_TIMESTAMPS]}, and in OpenAI's models with vocab_size "
-                f"{config.vocab_size} it is {usual}; take the tokenizer of the model that it was "
-                "trained from"
-            )
+    elif NO_TIMESTAMPS in vocabulary:
+        yield from _generation(config, vocabulary, file)
+    wrong: dict[tuple[str, str], list[str]] = {}  # a shifted table is one cause
     for place, key, value, token in _ids(config, settings):
         found = vocabulary.get(token)
         if value is not None and found not in (value if isinstance(value, list) else [value]):
             says = "does not know it" if found is None else f"says {found}"
-            yield (
+            wrong.setdefault((place, key.partition("[")[0]), []).append(
                 f"{place} says {key} {value}, which should be {token}, and {file} {says}; take "
                 "both from the model that it was trained from"
             )
+    for first, *others in wrong.values():
+        yield first + (f" ({len(others)} more of its entries differ too)" if others else "")
     for token in (START, END, NO_TIMESTAMPS):
         if token not in vocabulary:
             yield f"{file} does not know {token}; copy it from the model it was trained from"
+
+
+def _generation(config, vocabulary: Mapping[str, int], file: str) -> Iterator[str]:
+    found = vocabulary[NO_TIMESTAMPS]
+    usual, like = GENERATIONS.get(config.vocab_size), f"vocab_size {config.vocab_size}"
+    if config.num_mel_bins == LARGE_V3_BINS and found in GENERATIONS.values():
+        usual, like = LARGE_V3, f"num_mel_bins {LARGE_V3_BINS}"
+    elif max(vocabulary.values()) + 1 == config.vocab_size and not any(
+        vocabulary.get(f"<|{code}|>", 0) > found for code in LANGUAGES
+    ):
+        return  # it fills the embedding with words of its own
+    if found != (usual or found):
+        yield (
+            f"{file} is of another generation: {NO_TIMESTAMPS} is {found}, and in OpenAI's models "
+            f"with {like} it is {usual}; take the tokenizer of the model that it was trained from"
+        )
 
 
 def _ids(config, settings) -> Iterator[tuple[str, str, object, str]]:

@@ -9,11 +9,14 @@ languages and tasks: the tokenizer knows these. Whether a model is multilingual 
 vocabularies end, and is asked for where a vocabulary is neither.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from transformers import GenerationConfig
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TASK_IDS, TO_LANGUAGE_CODE
+from transformers.utils import cached_file
 
 START, END, NO_TIMESTAMPS = "<|startoftranscript|>", "<|endoftext|>", "<|notimestamps|>"
 # the id of <|endoftext|> in OpenAI's vocabularies → is it the multilingual one?
@@ -22,6 +25,77 @@ MULTILINGUAL = {50_256: False, 50_257: True}
 KEPT = ("alignment_heads", "max_initial_timestamp_index", "prev_sot_token_id")
 FIX = "copy generation_config.json from the openai/whisper-* model that it was trained from"
 TIMESTAMP = re.compile(r"<\|\d+\.\d+\|>")
+# languages as their speakers call them
+NATIVE = dict(
+    deutsch="de", français="fr", español="es", italiano="it", português="pt", nederlands="nl",
+    polski="pl", svenska="sv", türkçe="tr", русский="ru", українська="uk", العربية="ar",
+    中文="zh", 日本語="ja", 한국어="ko",
+) | {"हिन्दी": "hi"}  # fmt: skip
+FILE, BLANK = "generation_config.json", "Ġ"
+# what is read of the file, and how it is written there
+FORMS = {
+    "language": '"de"',
+    "task": '"transcribe"',
+    "is_multilingual": "true",
+    "lang_to_id": '{"<|de|>": 50261}',
+    "task_to_id": '{"transcribe": 50359}',
+    "forced_decoder_ids": "[[1, 50261], [2, 50359]]",
+    "suppress_tokens": "[1, 2]",
+    "begin_suppress_tokens": "[220, 50257]",
+    "decoder_start_token_id": "50258",
+    "eos_token_id": "50257",
+    "no_timestamps_token_id": "50363",
+}
+
+
+def saved_settings(name: str, cache_dir: str | None = None) -> GenerationConfig | None:
+    """What the generation_config.json of a folder or Hub id says of what is used here; None where
+    there is none. ValueError for a broken one.
+
+    transformers drops what it does not know of a file that transformers 4.26 and later made from
+    the config (`_from_model_config`): languages and tasks.
+    """
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo")}
+    file = cached_file(
+        name, FILE, cache_dir=cache_dir, _raise_exceptions_for_connection_errors=False, **quiet
+    )
+    if file is None:
+        return None
+    copy = f"correct or remove it, or {FIX}"
+    try:
+        said = json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{FILE} is not JSON ({error}); {copy}") from error
+    if not isinstance(said, dict):
+        raise ValueError(f"{FILE} holds no JSON object; {copy}")
+    used = {key: said[key] for key in (*FORMS, *KEPT) if said.get(key) is not None}
+    for key, value in used.items():
+        if key in FORMS and not _has_form(key, value):
+            raise ValueError(f"{FILE} says {key} {value!r}; write it as {FORMS[key]}")
+    return GenerationConfig.from_dict(used)
+
+
+def _has_form(key: str, value: object) -> bool:
+    """Is the value of the type that its example in FORMS has?"""
+    if key == "forced_decoder_ids":
+        return _are_pairs(value)
+    if isinstance(value, list):
+        return key in ("suppress_tokens", "begin_suppress_tokens", "eos_token_id") and all(
+            type(one) is int for one in value
+        )
+    return type(value) is type(json.loads(FORMS[key])) and (
+        not isinstance(value, dict) or all(type(one) is int for one in value.values())
+    )
+
+
+def _are_pairs(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, list | tuple)
+        and len(one) == 2
+        and type(one[0]) is int
+        and type(one[1]) in (int, type(None))
+        for one in value
+    )
 
 
 def language_code(language: str) -> str:
@@ -30,6 +104,15 @@ def language_code(language: str) -> str:
     """
     plain = language.strip().removeprefix("<|").removesuffix("|>").lower()
     return TO_LANGUAGE_CODE.get(plain, plain)
+
+
+def meant(language: str) -> str:
+    """ ": write 'zh'" of "zh-CN", ": write 'de'" of "Deutsch"; nothing where it is not known what
+    is meant.
+    """
+    plain = language_code(language)
+    code = NATIVE.get(plain, re.split("[-_]", plain)[0])
+    return f": write '{code}'" if code in LANGUAGES else ""
 
 
 def whole_settings(saved, config, tokenizer, vocabulary: Mapping[str, int]) -> GenerationConfig:
@@ -54,6 +137,11 @@ def whole_settings(saved, config, tokenizer, vocabulary: Mapping[str, int]) -> G
     # a list with the end token in it, or with special tokens but not the start, is another
     # vocabulary's: it would silence words, or never let the text end
     foreign = end in never or (start not in never and any(end < one <= last for one in never))
+    # never first: a blank, and the end; a list without this end is another vocabulary's, such as
+    # the English-only one that a WhisperConfig has by default
+    first = list(saved.begin_suppress_tokens or [])
+    if first and end not in first:
+        first = [vocabulary[BLANK], end] if BLANK in vocabulary else [end]
     return GenerationConfig(
         decoder_start_token_id=start,
         bos_token_id=end,
@@ -64,22 +152,24 @@ def whole_settings(saved, config, tokenizer, vocabulary: Mapping[str, int]) -> G
         return_timestamps=False,
         max_length=config.max_target_positions,
         suppress_tokens=_within(config, [] if foreign else never),
-        begin_suppress_tokens=_within(config, saved.begin_suppress_tokens or []),
+        begin_suppress_tokens=_within(config, first),
         **settings,
     )
 
 
 def _is_multilingual(saved, end: int) -> bool:
-    if getattr(saved, "is_multilingual", None) is not None:
-        return bool(saved.is_multilingual)
-    if getattr(saved, "lang_to_id", None):
-        return True
-    if end not in MULTILINGUAL:
+    said, stock = getattr(saved, "is_multilingual", None), MULTILINGUAL.get(end)
+    if said is not None and stock is not None and said != stock:
+        raise ValueError(
+            f"{FILE} says is_multilingual {json.dumps(said)}, and its tokenizer's {END} is {end}, "
+            f"as in OpenAI's {'multilingual' if stock else 'English-only'} models; {FIX}"
+        )
+    if said is None and stock is None and not getattr(saved, "lang_to_id", None):
         raise ValueError(
             "its generation settings do not say is_multilingual, and its tokenizer's vocabulary is "
-            f"none of OpenAI's (<|endoftext|> is {end}, not 50256 or 50257); {FIX}"
+            f"none of OpenAI's ({END} is {end}, not 50256 or 50257); {FIX}"
         )
-    return MULTILINGUAL[end]
+    return next((one for one in (said, stock) if one is not None), True)
 
 
 def _ids(saved, vocabulary: Mapping[str, int]) -> dict[str, dict[str, int]]:
@@ -118,7 +208,7 @@ def _language_and_task(saved, config, tokenizer, last: int, ids: Mapping) -> dic
         ),
         "forced_decoder_ids in generation_config.json": lambda: _forced(forced, last, ids),
         "language and task in tokenizer_config.json": lambda: (tokenizer.language, tokenizer.task),
-        "forced_decoder_ids in config.json": lambda: _forced(older, last, ids),
+        "forced_decoder_ids in config.json": lambda: _older(older, last, ids),
     }
     found = {}
     for place, read in places.items():
@@ -127,19 +217,19 @@ def _language_and_task(saved, config, tokenizer, last: int, ids: Mapping) -> dic
             found["task"] = _known(task, ids["task_to_id"], place)
         if language:
             code = language_code(language)
-            _known(f"<|{code}|>", languages, place)
+            _known(f"<|{code}|>", languages, place, meant(language))
             return found | {"language": code}
     if len(languages) == 1:
         found["language"] = language_code(*languages)
     return found
 
 
-def _known(name: str, ids: Mapping[str, int], place: str) -> str:
+def _known(name: str, ids: Mapping[str, int], place: str, hint: str = "") -> str:
     if name in ids:
         return name
     raise ValueError(
         f"{place}: '{name}' is none of the model's, which are {', '.join(sorted(ids)[:8])}"
-        f"{' …' if len(ids) > 8 else ''}; correct it there"
+        f"{' …' if len(ids) > 8 else ''}; correct it there{hint}"
     )
 
 
@@ -153,10 +243,23 @@ def _forced(pairs: Iterable | None, last: int, ids: Mapping) -> tuple[str | None
         raise ValueError(
             f"its forced_decoder_ids hold {unknown}, which is neither a language nor a task of its "
             "tokenizer: they are of another generation of Whisper; take forced_decoder_ids out of "
-            "config.json and generation_config.json, and set language in the latter"
+            f"{FILE}, and set language there"
         )
     said = [languages.get(one) for one in forced], [tasks.get(one) for one in forced]
     return tuple(next(filter(None, names), None) for names in said)
+
+
+def _older(pairs: object, last: int, ids: Mapping) -> tuple[str | None, str | None]:
+    """`_forced` of config.json, which nothing reads any more: a list that makes no sense is left
+    over, and so is a task without a language.
+    """
+    allowed = {1: ids["lang_to_id"].values(), 2: ids["task_to_id"].values(), 3: [last]}
+    if not _are_pairs(pairs) or any(
+        one is not None and one not in allowed.get(position, ()) for position, one in pairs
+    ):
+        return None, None
+    language, task = _forced(pairs, last, ids)
+    return (language, task) if language else (None, None)
 
 
 def _refuse_languages(saved, tokenizer) -> None:

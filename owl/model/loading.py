@@ -12,8 +12,9 @@ from transformers import (
     WhisperProcessor,
 )
 
-from owl.errors import CompactError, ModelError
+from owl.errors import ModelError
 from owl.model import compact, folders, whisper
+from owl.model.generation import saved_settings
 from owl.model.shapes import kind_of
 from owl.model.whisper import Whisper
 
@@ -54,6 +55,7 @@ def load_compact(
         )
     folders.check_pointers(folder)
     try:
+        saved = saved_settings(str(folder))
         config = WhisperConfig.from_pretrained(folder)
         model = empty_whisper(folder / "config.json", folder)
         state = {
@@ -61,12 +63,13 @@ def load_compact(
         }
         missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
         processor = WhisperProcessor.from_pretrained(folder)
-    except (CompactError, OSError, ValueError, RuntimeError) as error:
+    # transformers raises KeyError, AttributeError and more for a file that is not right
+    except Exception as error:
         raise ModelError(
-            f"cannot load the compact model '{folder}': {error}\nCopy the whole folder again, or "
-            "export it: FORMATS=compact"
+            f"cannot load the compact model '{folder}': {error or type(error).__name__}\nCopy the "
+            "whole folder again, or export it: FORMATS=compact"
         ) from error
-    whisper.settle(str(folder), model, processor)
+    whisper.settle(str(folder), model, processor, saved)
     model.tie_weights()
     missing = [name for name in missing if name != "proj_out.weight"]
     if missing or unexpected:

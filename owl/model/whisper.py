@@ -9,17 +9,21 @@ it is no block's linear, so nothing here can ever offer it for pruning.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
 
 from owl.errors import ConfigError, ModelError
 from owl.model import agreement, folders
-from owl.model.generation import language_code, whole_settings
+from owl.model.generation import language_code, meant, saved_settings, whole_settings
 from owl.model.shapes import kind_of
 
 SAMPLES_PER_FRAME = 320  # audio samples per encoder frame: hop 160, then a convolution of stride 2
@@ -87,7 +91,7 @@ def load(
     """The model on `device`, with its processor. Raises ModelError for whatever is missing,
     broken or no Whisper.
     """
-    folders.check(Path(name))
+    folders.check(name)
     try:
         config = AutoConfig.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
         if config.model_type != "whisper":
@@ -95,6 +99,7 @@ def load(
                 f"'{name}' is a '{config.model_type}' model, not a Whisper; this tool prunes "
                 "Whisper models only"
             )
+        saved = saved_settings(name, cache_dir)
         model, info = kind_of(config).from_pretrained(
             name,
             dtype=dtype,
@@ -104,7 +109,7 @@ def load(
             output_loading_info=True,
         )
         processor = WhisperProcessor.from_pretrained(name, cache_dir=cache_dir)
-        settle(name, model, processor, info)
+        settle(name, model, processor, saved, info)
     except ModelError:
         raise
     # transformers raises OSError, ValueError, SafetensorError and more for a folder that is not
@@ -120,13 +125,21 @@ def load(
     return Whisper(model.to(device).eval(), processor)
 
 
-def settle(name: str, model: WhisperForConditionalGeneration, processor, info=None) -> None:
+def settle(
+    name: str,
+    model: WhisperForConditionalGeneration,
+    processor,
+    saved: GenerationConfig | None,
+    info=None,
+) -> None:
     """Check that the parts of a loaded model agree, and put whole generation settings in place of
-    the saved ones, with what the config says of prompts in them. ModelError where that cannot be.
+    the `saved` ones (None: there is no generation_config.json), with what the config says of
+    prompts in them. ModelError where that cannot be.
     """
     vocabulary = processor.tokenizer.get_vocab()
-    agreement.check(name, model, processor, vocabulary, info)
     try:
+        model.generation_config = saved or model.generation_config
+        agreement.check(name, model, processor, vocabulary, info)
         model.generation_config = whole_settings(
             model.generation_config, model.config, processor.tokenizer, vocabulary
         )
@@ -277,7 +290,7 @@ def language_of(model: WhisperForConditionalGeneration, language: str | None) ->
     elif f"<|{code}|>" not in settings.lang_to_id:
         raise ModelError(
             f"the model knows no language '{asked}'; it knows "
-            f"{', '.join(sorted(settings.lang_to_id)[:8])} …"
+            f"{', '.join(sorted(settings.lang_to_id)[:8])} …{meant(asked)}"
         )
     return code
 
