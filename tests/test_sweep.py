@@ -305,7 +305,7 @@ def test_a_killed_worker_loses_nothing_and_leaves_nothing_running(sweep_file, mo
     )
     monkeypatch.setattr(grid, "ROOT", ROOT)  # what the jobs' own processes go by
     path = sweep_file.rename(sweep_file.with_name(f"test-{uuid.uuid4().hex}.json"))
-    kept, killed = jobs = jobs_of(path)[:2]
+    kept, killed = both = jobs_of(path)[:2]
     try:
         with (
             distributed.LocalCluster(
@@ -314,7 +314,7 @@ def test_a_killed_worker_loses_nothing_and_leaves_nothing_running(sweep_file, mo
             ThreadPoolExecutor(1) as pool,
         ):
             run = pool.submit(
-                lambda: list(jobs.on_cluster(str(path), jobs, cluster.scheduler_address))
+                lambda: list(jobs.on_cluster(str(path), both, cluster.scheduler_address))
             )
             first, *kernel = wait_for(lambda: len(found := processes_of(killed)) > 1 and found)
             os.kill(first.ppid(), signal.SIGKILL)
@@ -326,6 +326,6 @@ def test_a_killed_worker_loses_nothing_and_leaves_nothing_running(sweep_file, mo
         assert sorted(one.job for one in outcomes) == sorted([kept.name, killed.name]) and not any(
             one.problem for one in outcomes
         )
-        assert not any(job.missing() for job in jobs)
+        assert not any(job.missing() for job in both)
     finally:
         shutil.rmtree(kept.folder, ignore_errors=True)
