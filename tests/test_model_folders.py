@@ -36,6 +36,7 @@ from owl.run import experiment
 from tests import tiny
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow  # every test makes a model folder and loads it
 DEMO = ROOT / "models" / "demo"
 LORA = "model.encoder.layers.0.self_attn.q_proj.lora_A.default.weight"
 

@@ -303,6 +303,7 @@ def test_a_notebook_that_stops_says_why_in_one_last_line_and_leaves_no_claim(
     assert not list(output.parent.iterdir())
 
 
+@pytest.mark.slow
 def test_a_notebook_that_ends_well_is_at_its_place(notebook_of):
     code, output = notebook_of("print(run)")
     assert code == 0 and "mine" in nbformat.read(output, 4).cells[-1].outputs[0].text
