@@ -16,6 +16,8 @@ from owl.run import experiment, provenance
 from tests import tiny
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow  # compiles
+
 AUDIO = [clip.audio for clip in tiny.make_clips(3)]
 
 

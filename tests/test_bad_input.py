@@ -21,6 +21,8 @@ from owl.errors import ConfigError, DataError, ModelError
 from owl.run import experiment
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow  # most start a process
+
 
 @pytest.fixture
 def config(tmp_path):

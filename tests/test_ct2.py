@@ -19,6 +19,8 @@ from owl.run.experiment import evaluation_sets
 from tests.conftest import ROOT
 from tests.tiny import make_model, make_processor
 
+pytestmark = pytest.mark.slow  # every test exports or converts
+
 
 def tiny():
     """The tiny model with the vocabulary of its tokenizer, end and start where ctranslate2 looks

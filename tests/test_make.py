@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow  # every test runs make
+
 NOTEBOOKS = ["01_outlier_analysis", "02_pruning", "03_evaluation", "04_export"]
 PRETENCE = """#!/bin/sh
 # owl.run.cache for real; owl.run.execute and owl.report.pages only note their call and make their
