@@ -10,7 +10,6 @@ CTranslate2 keeps its own `config.json`; the Whisper's lies beside it as `whispe
 import copy
 import logging
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import ctranslate2
@@ -22,7 +21,14 @@ from transformers import WhisperForConditionalGeneration
 
 from owl.errors import ModelError, UnsupportedFormat
 from owl.export.huggingface import save_settings
-from owl.model.decoding import AT_ONCE_ON_CPU, Decoded, Decoder, log_mel, suppressed, token_cap
+from owl.model.decoding import (
+    AT_ONCE_ON_CPU,
+    Decoded,
+    Decoder,
+    runtime_decoder,
+    suppressed,
+    token_cap,
+)
 from owl.model.loading import empty_whisper
 from owl.model.whisper import Whisper, prompt_tokens
 
@@ -184,8 +190,4 @@ def ct2_decoder(
         "suppress": suppressed(settings),
         "max_new_tokens": token_cap(settings, max_new_tokens, language),
     }
-
-    def decode(audio: Sequence[np.ndarray]) -> list[Decoded]:
-        return whisper.greedy(log_mel(processor, audio), **fixed)
-
-    return decode
+    return runtime_decoder(whisper.greedy, processor, fixed)

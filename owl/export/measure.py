@@ -135,13 +135,11 @@ def _opened(whisper, folder: Path, make: Callable):
 
     return (
         WhisperProcessor.from_pretrained(folder),
-        lambda *settings: _decoder(make, whisper, *settings),
+        lambda processor, language, cap: make(
+            whisper, processor, language=language, max_new_tokens=cap
+        ),
         None,
     )
-
-
-def _decoder(make: Callable, whisper, processor, language: str | None, cap: int | None) -> Decoder:
-    return make(whisper, processor, language=language, max_new_tokens=cap)
 
 
 def _seconds(decode: Decoder, audio) -> float:

@@ -5,7 +5,6 @@ The graphs are those of `owl.export.onnx_graphs`, named as optimum names them, s
 runtimes load the folder as it is. float32 on disk; pruned weights are stored zeros.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from owl.model.decoding import (
     AT_ONCE_ON_CPU,
     Decoded,
     Decoder,
-    log_mel,
+    runtime_decoder,
     suppressed,
     text_tokens,
     token_cap,
@@ -146,11 +145,7 @@ def onnx_decoder(
         "begin_suppress": list(settings.generation_config.begin_suppress_tokens or []),
         "max_new_tokens": token_cap(settings, max_new_tokens, language),
     }
-
-    def decode(audio: Sequence[np.ndarray]) -> list[Decoded]:
-        return whisper.greedy(log_mel(processor, audio), **fixed)
-
-    return decode
+    return runtime_decoder(whisper.greedy, processor, fixed)
 
 
 def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:

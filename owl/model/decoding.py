@@ -156,6 +156,13 @@ def torch_decoder(
     return decode
 
 
+def runtime_decoder(greedy: Callable, processor, fixed: dict) -> Decoder:
+    """How another runtime's `greedy` (log-mel features and the `fixed` settings in) turns a batch
+    of waveforms into text tokens.
+    """
+    return lambda audio: greedy(log_mel(processor, audio), **fixed)
+
+
 def suppressed(model) -> list[int]:
     """Tokens that are never said: the model's own list and all timestamps, which are behind
     <|notimestamps|>; words that a fine-tune added behind them are said.
