@@ -178,3 +178,59 @@ def test_a_dead_input_feature_may_cost_more_than_the_target(method):
         norm.weight[3] = norm.bias[3] = 0
     rows = {row.linear: row for row in prune(model, 0.01, method=method)}
     assert rows["encoder.0.fc1"].sparsity >= 1 / 16 and rows["encoder.0.fc2"].sparsity <= 0.02
+
+
+def held_out_of(model):
+    return calibration.prepare(
+        Whisper(model, tiny.make_processor()),
+        tiny.make_clips(4, seed=9),
+        [[7], [8, 9], [10], [11]],
+        language=None,
+        padding="exclude",
+        batch_size=4,
+    )
+
+
+def test_the_held_out_error_is_that_of_clips_that_the_solver_did_not_see():
+    model, dense = tiny.make_model(), tiny.make_model()
+    rows = prune(model, 0.6, method="sparsegpt", held_out=held_out_of(model))
+    _, statistics = next(
+        calibration.walk(
+            dense,
+            whisper.blocks(dense),
+            held_out_of(dense),
+            gram=True,
+            modified=False,
+            description=None,
+        )
+    )
+    first, row = whisper.blocks(dense)[0].linears[0], rows[0]
+    after = whisper.blocks(model)[0].linears[0].module.weight.data
+    gram = statistics[first.name].gram
+    assert row.held_out_error == relative_output_error(first.module.weight.data, after, gram)
+    assert all(row.held_out_error > 0 for row in rows)
+    assert {row.inputs for row in rows if row.kind == "fc2"} == {32}
+
+
+def test_held_out_clips_choose_each_linears_damping():
+    """In the first block, whose inputs no choice before it has changed."""
+    ours, *others = tiny.make_model(), *(tiny.make_model() for _ in weights.DAMPINGS)
+    chosen = prune(ours, 0.6, method="sparsegpt", held_out=held_out_of(ours))
+    alone = []
+    for damping, model in zip(weights.DAMPINGS, others):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(weights, "DAMPINGS", (damping,))
+            rows = prune(model, 0.6, method="sparsegpt", held_out=held_out_of(model))
+        assert {row.damping for row in rows} == {damping}
+        alone.append(rows)
+    for index, row in enumerate(chosen[:6]):
+        errors = [rows[index].held_out_error for rows in alone]
+        assert row.held_out_error == min(errors)
+        assert row.damping == weights.DAMPINGS[errors.index(min(errors))]
+
+
+def test_a_solver_without_damping_says_so():
+    model = tiny.make_model()
+    rows = prune(model, 0.5, method="wanda", held_out=held_out_of(model))
+    assert {row.damping for row in rows} == {None} and rows[0].held_out_error > 0
+    assert prune(tiny.make_model(), 0.5, method="wanda")[0].held_out_error is None

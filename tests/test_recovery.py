@@ -407,7 +407,7 @@ def labels(count):
 
 
 def test_every_eighth_clip_is_held_out_and_at_least_one():
-    learned, held_out = labels(17).hold_out(recovery.HELD_OUT_EVERY)
+    learned, held_out = labels(17).hold_out()
     assert [clip.id for clip in held_out.clips] == ["clip7", "clip15"] and held_out.tokens == [
         TEXTS[7],
         TEXTS[15],
@@ -416,7 +416,7 @@ def test_every_eighth_clip_is_held_out_and_at_least_one():
         "clip7",
         "clip15",
     }
-    assert [len(part.clips) for part in labels(3).hold_out(recovery.HELD_OUT_EVERY)] == [2, 1]
+    assert [len(part.clips) for part in labels(3).hold_out()] == [2, 1]
 
 
 def test_a_single_calibration_clip_is_too_few(tmp_path):

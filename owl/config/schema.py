@@ -75,6 +75,7 @@ class Calibration(Section):
     samples: Count = 128  # clips
     seed: Seed = 0
     labels: Literal["model", "reference"] = "model"
+    windows: Literal["packed", "single"] = "packed"  # several clips a window, or one
     padding: Literal["exclude", "include"] = "exclude"
 
 

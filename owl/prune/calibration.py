@@ -142,18 +142,20 @@ def walk(
     *,
     gram: bool,
     modified: bool,
-    description: str,
+    description: str | None,
 ) -> Iterator[tuple[Block, dict[str, Statistics]]]:
     """Yield each block with {linear name: statistics of its input}; linears that share an input
     share the one `Statistics`.
 
-    With `gram` false only sums are kept. `modified` says that the caller changes weights in
+    With `gram` false only sums are kept. Without a `description` there is no progress bar, and no
+    warning of too few rows. `modified` says that the caller changes weights in
     between: the block is then run again before the next one. One block's statistics exist at a
     time, beside those of the encoder's output, which all decoder blocks share. The states in
     `batches` are consumed: prepare new ones for another walk.
     """
     encoder_output: Statistics | None = None
-    for index, block in enumerate(tqdm(every, desc=description, unit="block")):
+    bar = tqdm(every, desc=description, unit="block", disable=description is None)
+    for index, block in enumerate(bar):
         if block.in_decoder and not every[index - 1].in_decoder:
             _finish_encoder(model, batches)
             encoder_output = None
@@ -165,7 +167,8 @@ def walk(
             if not modified:
                 store(block, batch, output)
         encoder_output = collected.get("encoder output", encoder_output)
-        _warn_if_singular(block, collected)
+        if description is not None:
+            _warn_if_singular(block, collected)
         yield block, {linear.name: collected[linear.inputs] for linear in block.linears}
         if modified:
             _advance(block, batches)

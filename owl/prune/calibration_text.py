@@ -5,6 +5,7 @@ which clips have none.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from tqdm import tqdm
 
 from owl.config.load import Config
@@ -14,6 +15,8 @@ from owl.kernels.scoring import is_repetitive
 from owl.model.decoding import torch_decoder
 from owl.model.whisper import Whisper, window_samples
 from owl.prune.calibration import Batch, prepare
+
+HELD_OUT_EVERY = 8  # one calibration clip in so many judges what was made of the others
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Labels:
             self, clips=[self.clips[i] for i in chosen], tokens=[self.tokens[i] for i in chosen]
         )
 
-    def hold_out(self, every: int) -> tuple["Labels", "Labels"]:
+    def hold_out(self, every: int = HELD_OUT_EVERY) -> tuple["Labels", "Labels"]:
         """(the rest, each `every`-th clip); of fewer clips the last is held out, and a single clip
         is in both.
         """
@@ -80,17 +83,46 @@ def saved_labels(dataset: Dataset, saved: Sequence[dict]) -> Labels:
 def calibration_batches(
     config: Config, asr: Whisper, labels: Labels, batch_size: int | None = None
 ) -> list[Batch]:
-    """Fresh batches for one `owl.prune.calibration.walk`, with the config's treatment of padding
-    and, unless another is given, its batch size.
+    """Fresh batches for one `owl.prune.calibration.walk`, with the config's treatment of windows
+    and padding and, unless another is given, its batch size.
     """
+    settings = config.pruning.calibration
+    if settings.windows == "packed":
+        labels = packed(labels, asr.processor)
     return prepare(
         asr,
         labels.clips,
         labels.tokens,
         language=labels.language,
-        padding=config.pruning.calibration.padding,
+        padding=settings.padding,
         batch_size=batch_size or config.evaluation.batch_size,
     )
+
+
+def packed(labels: Labels, processor) -> Labels:
+    """Windows in place of clips: several clips each, audio after audio and text after text, so that
+    hardly an encoder frame is padding. Each goes where it first fits, the longest first.
+    """
+    limit, windows = window_samples(processor), []
+    pairs = [(clip.audio[:limit], ids) for clip, ids in zip(labels.clips, labels.tokens)]
+    for audio, tokens in sorted(pairs, key=lambda pair: -len(pair[0])):
+        fits = (one for one in windows if sum(map(len, one[0])) + len(audio) <= limit)
+        sounds, text = next(fits, ([], []))
+        if not sounds:
+            windows.append((sounds, text))
+        sounds.append(audio)
+        text += spaced(processor.tokenizer, tokens) if text else tokens
+    clips = [
+        Clip(f"window {number}", np.concatenate(sounds), None, None, "")
+        for number, (sounds, _) in enumerate(windows, start=1)
+    ]
+    return replace(labels, clips=clips, tokens=[text for _, text in windows])
+
+
+def spaced(tokenizer, tokens: Sequence[int]) -> list[int]:
+    """The tokens of a text that goes on behind another one: with a blank before it."""
+    text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    return tokenizer(" " + text, add_special_tokens=False).input_ids
 
 
 def _transcripts(

@@ -113,17 +113,20 @@ def prune_targets(
     `sparsities` and, where mixed, `patterns` by linear name; dropping whole layers decides the
     sparsities anew. ValueError for a target that the structures cannot meet.
     """
-    settings, batches = config.pruning, calibration_batches(config, asr, labels)
+    settings = config.pruning
     if settings.pattern != "structured":
+        learned, held_out = labels.hold_out()
         return weights.prune(
             asr.model,
             every,
-            batches,
+            calibration_batches(config, asr, learned),
             sparsities,
             method=settings.method,
             pattern=patterns,
+            held_out=calibration_batches(config, asr, held_out),
             bias_refit=settings.bias_refit,
         )
+    batches = calibration_batches(config, asr, labels)
     if settings.structured.structures == ["layers"]:
         sparsities = structures.whole_layers(asr.model, every, batches, settings.sparsity)
         batches = calibration_batches(config, asr, labels)

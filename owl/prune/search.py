@@ -83,20 +83,14 @@ def units(every: Sequence[Block]) -> list[Unit]:
 
 
 def build(
-    model,
-    every: Sequence[Block],
-    batches: Sequence[Batch],
-    fitness: Fitness,
-    *,
-    method: str,
-    damping: float = 0.01,
+    model, every: Sequence[Block], batches: Sequence[Batch], fitness: Fitness, *, method: str
 ) -> Database:
     """Solve every unit at every level from the dense model's statistics and measure each alone. The
     model comes out as it went in.
     """
     found, rows = units(every), []
     weights: list[dict[str, Tensor]] = [{} for _ in LEVELS]
-    factors = Shared(method, damping)
+    factors = Shared(method)
     for block, statistics in walk(
         model, every, batches, gram=True, modified=False, description="database"
     ):
@@ -109,7 +103,6 @@ def build(
                     method=method,
                     sparsity=level,
                     block_size=COLUMN_BLOCK,
-                    damping=damping,
                     factors=made,
                 )
         for unit in (unit for unit in found if unit.block == block.name):

@@ -2,7 +2,9 @@
 pruned block's output.
 
 Which sparsity each linear gets is decided before (`owl.kernels.allocation`); which weights of a
-linear go is decided by `owl.kernels.solvers`.
+linear go is decided by `owl.kernels.solvers`. A decoder's linears see few rows beside their inputs,
+and a solver fits those: so some clips are held out, on which every linear's error is measured
+again, and which choose the damping.
 """
 
 import time
@@ -20,12 +22,15 @@ from owl.model.whisper import Block, Linear
 from owl.prune.calibration import Batch, Statistics, walk
 
 COLUMN_BLOCK = 128  # sparsegpt's lazy-update width, columns
+DAMPING = 0.01  # of the published codes, share of the mean diagonal
+DAMPINGS = (0.003, DAMPING, 0.03, 0.1)  # what held-out clips choose from
 
 
 @dataclass(frozen=True)
 class PrunedLinear:
-    """What happened to one linear. `error` = ‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖² on the inputs that the pruned
-    model feeds it.
+    """What happened to one linear. `error` = ‖XWᵀ − XŴᵀ‖² / ‖XWᵀ‖² on the inputs X that the pruned
+    model feeds it, (token_rows, inputs); `held_out_error` the same on clips that the solver did not
+    see, None where there were none.
     """
 
     linear: str
@@ -33,9 +38,12 @@ class PrunedLinear:
     kind: str
     weights: int
     token_rows: int
+    inputs: int
     target_sparsity: float
     sparsity: float
     error: float
+    held_out_error: float | None
+    damping: float | None  # None: the solver has none
     seconds: float
 
 
@@ -47,39 +55,47 @@ def prune(
     *,
     method: str,
     pattern: str | Mapping[str, str] = "unstructured",
-    damping: float = 0.01,
+    held_out: Sequence[Batch] = (),
     bias_refit: bool = False,
 ) -> list[PrunedLinear]:
     """Prune the linears of `every` in place, one block after the other; `sparsities` by linear name
     (ignored by an N:M pattern).
 
-    `pattern`: one for all, or by linear name (mixed N:M; "M:M" leaves a linear as it is). With
-    `bias_refit` a linear that has a bias gets the one that makes its mean output on the calibration
-    rows the dense one's, and solvers that update kept weights then minimise what no bias can mend:
-    the error of the centred inputs.
+    `pattern`: one for all, or by linear name (mixed N:M; "M:M" leaves a linear as it is). Where
+    there is `held_out` audio, solvers that update kept weights take for each linear the one of
+    DAMPINGS that errs least there. With `bias_refit` a linear that has a bias gets the one that
+    makes its mean output on the calibration rows the dense one's, and solvers that update kept
+    weights then minimise what no bias can mend: the error of the centred inputs.
 
     Raises MissedTarget where the realised sparsity is off its target by more than the solver's
     `count` in `owl.kernels.records.SOLVERS`; nothing may differ for N:M.
     """
-    pruned, factors, solver = [], Shared(method, damping), solver_of(method)
-    for block, statistics in walk(
-        model, every, batches, gram=True, modified=True, description="prune"
-    ):
+    pruned, shared, solver = [], Shared(method), solver_of(method)
+    dampings = DAMPINGS if held_out and solver.updates else (DAMPING,)
+    options = {"gram": True, "modified": True}
+    learning = walk(model, every, batches, description="prune", **options)
+    judging = walk(model, every, held_out, description=None, **options)
+    for (block, statistics), (_, kept_back) in zip(learning, judging):
         for linear in block.linears:
             before, started = linear.module.weight.data.clone(), time.perf_counter()
             own = pattern if isinstance(pattern, str) else pattern[linear.name]
             target, seen = _target(sparsities[linear.name], own), statistics[linear.name]
             moves_bias = bias_refit and linear.module.bias is not None
-            gram, made = factors.of(linear, seen, moves_bias and solver.updates)
-            after = prune_weight(
-                before,
-                gram,
-                method=method,
-                **target,
-                block_size=COLUMN_BLOCK,
-                damping=damping,
-                factors=made,
-            )
+            judge = kept_back[linear.name]
+            tries = []
+            for damping in dampings:
+                gram, made = shared.of(linear, seen, moves_bias and solver.updates, damping)
+                after = prune_weight(
+                    before,
+                    gram,
+                    method=method,
+                    **target,
+                    block_size=COLUMN_BLOCK,
+                    damping=damping,
+                    factors=made,
+                )
+                tries.append((_error(before, after, judge, moves_bias), damping, after))
+            held_out_error, damping, after = min(tries, key=lambda one: one[0] or 0.0)
             linear.module.weight.data.copy_(after)
             if moves_bias:
                 linear.module.bias.data += (
@@ -94,15 +110,25 @@ def prune(
                     kind=linear.kind,
                     weights=before.numel(),
                     token_rows=seen.rows,
+                    inputs=before.shape[1],
                     target_sparsity=sparsities[linear.name],
                     sparsity=sparsity,
-                    error=relative_output_error(
-                        before, after, seen.gram, seen.centred if moves_bias else None
-                    ),
+                    error=_error(before, after, seen, moves_bias),
+                    held_out_error=held_out_error,
+                    damping=damping if solver.updates else None,
                     seconds=time.perf_counter() - started,
                 )
             )
     return pruned
+
+
+def _error(before: Tensor, after: Tensor, seen: Statistics, moves_bias: bool) -> float | None:
+    """The relative output error on some rows, without what a moved bias makes up for; None where
+    there are no rows.
+    """
+    if not seen.rows:
+        return None
+    return relative_output_error(before, after, seen.gram, seen.centred if moves_bias else None)
 
 
 class Shared:
@@ -113,17 +139,21 @@ class Shared:
     the latest other inputs.
     """
 
-    def __init__(self, method: str, damping: float):
-        self.method, self.damping = method, damping
-        self.made: dict[tuple[bool, bool], tuple[Statistics, Tensor, object]] = {}
+    def __init__(self, method: str):
+        self.method = method
+        self.made: dict[tuple[bool, bool], tuple[Statistics, Tensor, dict[float, object]]] = {}
 
-    def of(self, linear: Linear, seen: Statistics, centred: bool) -> tuple[Tensor, object]:
+    def of(
+        self, linear: Linear, seen: Statistics, centred: bool, damping: float = DAMPING
+    ) -> tuple[Tensor, object]:
         """(Gram matrix, factors) of the inputs, or of the inputs minus their mean."""
         slot = linear.inputs == "encoder output", centred
         if slot not in self.made or self.made[slot][0] is not seen:
-            gram = seen.centred if centred else seen.gram
-            self.made[slot] = seen, gram, factorise(gram, method=self.method, damping=self.damping)
-        return self.made[slot][1:]
+            self.made[slot] = seen, seen.centred if centred else seen.gram, {}
+        _, gram, factors = self.made[slot]
+        if damping not in factors:
+            factors[damping] = factorise(gram, method=self.method, damping=damping)
+        return gram, factors[damping]
 
 
 def spread(every: Sequence[Block], per_block: Sequence[float]) -> dict[str, float]:

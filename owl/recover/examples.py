@@ -13,6 +13,7 @@ from torch import Tensor
 from owl.kernels import teacher_forcing
 from owl.model.decoding import input_features
 from owl.model.whisper import Whisper, prompt_tokens, valid_frames, window_samples
+from owl.prune.calibration_text import spaced
 
 # frames of a cropped window per frame of its longest clip: a model attends to some padding at
 # inference too
@@ -90,9 +91,8 @@ def lengthened(
         other = others[draw.integers(len(others))]
         if len(one.audio) + len(other.audio) > window_samples(processor):
             break
-        text = " " + processor.tokenizer.decode(other.tokens, skip_special_tokens=True).strip()
-        tokens = processor.tokenizer(text, add_special_tokens=False).input_ids
-        one = Example(np.concatenate([one.audio, other.audio]), [*one.tokens, *tokens])
+        tokens = [*one.tokens, *spaced(processor.tokenizer, other.tokens)]
+        one = Example(np.concatenate([one.audio, other.audio]), tokens)
     return one
 
 

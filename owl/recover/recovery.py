@@ -3,9 +3,8 @@ the recovered model and what it cost.
 
 `owl.recover.blockwise` and `owl.recover.distill` train; here are which clips they see, what is
 measured before and after, and how a run asks for it. Every eighth calibration clip is held out of
-the training: it chooses the best weights and says what recovery was worth. (Pruning itself counts
-it in its statistics, so the number before recovery is, if anything, flattered.) Evaluation clips
-are never seen.
+the training, as it was of the pruning: it chooses the best weights and says what recovery was
+worth. Evaluation clips are never seen.
 """
 
 from collections.abc import Sequence
@@ -24,8 +23,6 @@ from owl.recover.training import Course, Point
 from owl.run import cache
 from owl.run.files import whole_folder
 from owl.run.record import Run
-
-HELD_OUT_EVERY = 8  # one calibration clip in so many
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def lessons_of(run: Run, teacher: Whisper, labels: Labels) -> Lessons:
             "recovery needs at least 2 calibration clips, one of them held out; raise "
             "pruning.calibration.samples"
         )
-    learned, held_out = labels.hold_out(HELD_OUT_EVERY)
+    learned, held_out = labels.hold_out()
     answers = distill.lessons(
         teacher,
         _examples(held_out, teacher.processor),
