@@ -93,6 +93,15 @@ def page():
     return pages.render_notebook(notebook, pages.title_of(notebook), "<b>links</b>")
 
 
+def test_a_notebooks_seconds_are_those_of_its_steps_and_the_rest():
+    cells = [
+        nbformat.v4.new_code_cell(metadata={"tags": tags, "papermill": {"duration": seconds}})
+        for tags, seconds in ((["step: listen"], 1.5), ([], 0.25), (["step: solve"], 0.5))
+    ]
+    notebook = nbformat.v4.new_notebook(metadata={"papermill": {"duration": 4.0}}, cells=cells)
+    assert pages.steps_of(notebook) == {"listen": 1.5, "solve": 0.5, "the rest": 2.0}
+
+
 def test_a_page_hides_by_tag_and_leaves_out_progress_bars(page):
     assert "helper_input" not in page and "never_shown" not in page and "50%" not in page
     assert "<title>What now?</title>" in page and "<b>links</b>" in page

@@ -22,6 +22,7 @@ from owl.run.files import whole_file
 
 TEMPLATES = Path(__file__).parent / "templates"
 SCHEMA_VERSION = 1
+STEP = "step: "  # how the tag of a cell begins that is timed
 
 
 def main(run: str) -> None:
@@ -34,7 +35,12 @@ def main(run: str) -> None:
         path.stem: nbformat.read(path, as_version=4) for path in sorted(target.glob("0*.ipynb"))
     }
     pages = [
-        {"file": f"{stem}.html", "title": title_of(notebook), "seconds": seconds_of(notebook)}
+        {
+            "file": f"{stem}.html",
+            "title": title_of(notebook),
+            "seconds": seconds_of(notebook),
+            "steps": steps_of(notebook),
+        }
         for stem, notebook in notebooks.items()
     ]
     for page, notebook in zip(pages, notebooks.values()):
@@ -46,9 +52,9 @@ def main(run: str) -> None:
         name: json.loads((source / f"{name}.json").read_text())
         for name in ("outliers", "pruning", "evaluation", "export")
     }
-    summary = summarise(
-        run, artefacts, {stem: seconds_of(notebook) for stem, notebook in notebooks.items()}
-    )
+    seconds = {stem: seconds_of(notebook) for stem, notebook in notebooks.items()}
+    steps = {stem: steps_of(notebook) for stem, notebook in notebooks.items()}
+    summary = summarise(run, artefacts, seconds) | {"steps": steps}
     write(target / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     figures = {
         name: base64.b64encode((source / f"{name}.png").read_bytes()).decode()
@@ -200,6 +206,19 @@ def title_of(notebook) -> str:
 def seconds_of(notebook) -> float:
     """How long papermill took to execute it, seconds."""
     return notebook.metadata["papermill"]["duration"]
+
+
+def steps_of(notebook) -> dict[str, float]:
+    """Seconds of its long steps, in order: of the cells tagged "step: NAME"; and of the rest, which
+    is starting Python, importing, reading and drawing.
+    """
+    steps = {
+        tag.removeprefix(STEP): cell.metadata["papermill"]["duration"]
+        for cell in notebook.cells
+        for tag in cell.metadata.get("tags", [])
+        if tag.startswith(STEP)
+    }
+    return steps | {"the rest": max(0.0, seconds_of(notebook) - sum(steps.values()))}
 
 
 def write(path: Path, text: str) -> None:
