@@ -136,6 +136,8 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         "substitutions": 3,
         "rtfx": 9.0,
         "cap_hits": 0,
+        "repeats": 0,
+        "insertions_looping": 0,
     }
     dataset = {
         "name": "<script>x</script>",
