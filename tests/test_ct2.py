@@ -22,7 +22,7 @@ from tests.tiny import make_model, make_processor
 pytestmark = pytest.mark.slow  # every test exports or converts
 
 
-def tiny():
+def tiny(**changes):
     """The tiny model with the vocabulary of its tokenizer, end and start where ctranslate2 looks
     for them; it ends now and then.
     """
@@ -34,7 +34,12 @@ def tiny():
         pad_token_id=end, bos_token_id=end, eos_token_id=end, decoder_start_token_id=start
     )
     model = make_model(
-        vocab_size=len(tokenizer), d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64, **special
+        vocab_size=len(tokenizer),
+        d_model=32,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        **special,
+        **changes,
     )
     for name, value in (special | {"no_timestamps_token_id": quiet}).items():
         setattr(model.generation_config, name, value)
@@ -66,8 +71,19 @@ def test_a_batch_gets_the_tokens_that_pytorch_gives_whatever_the_cap(exported, c
     assert any(one.ended == "cap" for one in expected) or cap is None
 
 
-def make_rounded(model):
-    rounded = tiny()
+def test_text_that_loops_ends_where_it_does_in_pytorch(tmp_path):
+    model, processor = tiny(max_target_positions=120), make_processor()
+    with torch.no_grad():
+        model.model.decoder.embed_positions.weight *= 0.25
+    export_ct2(Whisper(model, processor), tmp_path)
+    rounded = make_rounded(model, max_target_positions=120)
+    expected = torch_decoder(Whisper(rounded, processor))(noise())
+    assert ct2_decoder(tmp_path, processor)(noise()) == expected
+    assert any(one.ended == "loop" and len(one.tokens) < 60 for one in expected)
+
+
+def make_rounded(model, **changes):
+    rounded = tiny(**changes)
     rounded.load_state_dict(
         {name: value.half().float() for name, value in model.state_dict().items()}
     )

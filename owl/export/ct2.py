@@ -161,7 +161,8 @@ class Ct2Whisper:
         max_new_tokens: int,
     ) -> list[Decoded]:
         """The likeliest token at each step, as `owl.model.decoding.greedy`; the folder's own list
-        holds what is never said first.
+        holds what is never said first. CTranslate2 asks nobody between two tokens: what loops is
+        said up to the cap, and cut afterwards.
         """
         states = ctranslate2.StorageView.from_array(self.encode(features))
         # ctranslate2 stops after min(length / 2, length − prompt + 1) new tokens
