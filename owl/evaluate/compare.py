@@ -250,7 +250,7 @@ def sentence(result: dict, kl: dict, sparsity: float) -> str:
         f"{kl['kl'] if kl['kl'] is not None else float('nan'):.4f} nats per token. "
         + (
             broken(result["pruned"], result["clips"])
-            or "No transcript loops or ran into the token cap."
+            or "No transcript loops or runs into the token cap."
         )
         + (
             f" {result['cut_at_silences']} clips were longer than the window and cut at silences."

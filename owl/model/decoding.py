@@ -52,8 +52,8 @@ USUAL_CAP = 224  # tokens, openai/whisper's own default (half its text context)
 AT_ONCE_ON_CPU = (
     4  # windows: a larger encoder batch falls out of the caches and takes longer per clip
 )
-# new tokens between two looks for loops: looking costs a tenth of a small decoder's step, and what
-# is said meanwhile is cut
+# new tokens between two looks for loops: a look may take milliseconds, like a small decoder's step,
+# and what is said meanwhile is cut
 LOOK_EVERY = 16
 
 # how text ends, from good to bad: with the end token, at the token cap, where it certainly loops
