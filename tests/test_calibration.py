@@ -1,13 +1,16 @@
 """Statistics against the definition: recorded inputs of a linear, concatenated and multiplied, must
-give the same sums and Gram matrix.
+give the same sums and Gram matrix. Behaviour: which transcripts are no calibration text.
 """
 
 import pytest
 import torch
 
+from owl.config.load import Config
+from owl.data.load import Dataset
 from owl.model import whisper
+from owl.model.decoding import Decoded
 from owl.model.whisper import Whisper
-from owl.prune import calibration
+from owl.prune import calibration, calibration_text
 from tests import tiny
 
 CLIPS, TEXTS = tiny.make_clips(5), [[5, 6, 7], [8], [9, 10], [11, 12, 13, 14], [15]]
@@ -148,3 +151,18 @@ def test_fewer_rows_than_inputs_warn_with_both_numbers(model):
         UserWarning, match=r"decoder.0: 21 token rows for 32 inputs make a singular Gram matrix"
     ):
         collect(model)
+
+
+def test_transcripts_that_loop_hit_the_cap_or_are_empty_are_dropped_and_counted(monkeypatch):
+    said = [
+        Decoded([2, 3], "end"),
+        Decoded([2] * 28, "loop"),
+        Decoded([2, 3], "cap"),
+        Decoded([], "end"),
+        Decoded([3], "end"),
+    ]
+    monkeypatch.setattr(calibration_text, "torch_decoder", lambda *_, **__: lambda audio: said)
+    asr = Whisper(tiny.make_model(), tiny.fitting_processor())
+    labels = calibration_text.calibration_labels(Config(), asr, Dataset("d", CLIPS, [], None))
+    assert labels.tokens == [[2, 3], [3]] and labels.clips == [CLIPS[0], CLIPS[4]]
+    assert labels.dropped == {"no text": 1, "repetition": 1, "token cap": 1}

@@ -22,7 +22,7 @@ from tests.tiny import make_model, make_processor
 pytestmark = pytest.mark.slow  # every test exports or converts
 
 
-def tiny():
+def tiny(**changes):
     """The tiny model with the vocabulary of its tokenizer, end and start where ctranslate2 looks
     for them; it ends now and then.
     """
@@ -34,7 +34,12 @@ def tiny():
         pad_token_id=end, bos_token_id=end, eos_token_id=end, decoder_start_token_id=start
     )
     model = make_model(
-        vocab_size=len(tokenizer), d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64, **special
+        vocab_size=len(tokenizer),
+        d_model=32,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        **special,
+        **changes,
     )
     for name, value in (special | {"no_timestamps_token_id": quiet}).items():
         setattr(model.generation_config, name, value)
@@ -63,11 +68,22 @@ def test_a_batch_gets_the_tokens_that_pytorch_gives_whatever_the_cap(exported, c
     model, processor, folder = exported
     expected = torch_decoder(Whisper(make_rounded(model), processor), max_new_tokens=cap)(noise())
     assert ct2_decoder(folder, processor, max_new_tokens=cap)(noise()) == expected
-    assert any(one.capped for one in expected) or cap is None
+    assert any(one.ended == "cap" for one in expected) or cap is None
 
 
-def make_rounded(model):
-    rounded = tiny()
+def test_text_that_loops_ends_where_it_does_in_pytorch(tmp_path):
+    model, processor = tiny(max_target_positions=120), make_processor()
+    with torch.no_grad():
+        model.model.decoder.embed_positions.weight *= 0.25
+    export_ct2(Whisper(model, processor), tmp_path)
+    rounded = make_rounded(model, max_target_positions=120)
+    expected = torch_decoder(Whisper(rounded, processor))(noise())
+    assert ct2_decoder(tmp_path, processor)(noise()) == expected
+    assert any(one.ended == "loop" and len(one.tokens) < 60 for one in expected)
+
+
+def make_rounded(model, **changes):
+    rounded = tiny(**changes)
     rounded.load_state_dict(
         {name: value.half().float() for name, value in model.state_dict().items()}
     )
@@ -94,7 +110,7 @@ def test_the_demo_model_says_the_same_through_both_runtimes_and_an_int8_folder_d
     export_ct2(Whisper(model, processor), tmp_path)
     said = torch_decoder(Whisper(model, processor))(audio)
     assert ct2_decoder(tmp_path, WhisperProcessor.from_pretrained(tmp_path))(audio) == said
-    assert all(len(one.tokens) > 3 and not one.capped for one in said)
+    assert all(len(one.tokens) > 3 and one.ended == "end" for one in said)
     plain = (tmp_path / "model.bin").stat().st_size
     export_ct2(Whisper(model, processor), tmp_path, int8=True)
     assert (tmp_path / "model.bin").stat().st_size < 0.7 * plain

@@ -30,7 +30,7 @@ def hostile(tmp_path):
     clip = Clip(HOSTILE, np.zeros(1600, np.float32), HOSTILE, HOSTILE, "x")
     dataset = Dataset(HOSTILE, [clip], [(HOSTILE, HOSTILE)], None)
     one = Transcription(
-        [Transcript(HOSTILE, f"one {HOSTILE}", f"two {HOSTILE}", 1.0, HOSTILE, 3, False, 1)], 1.0
+        [Transcript(HOSTILE, f"one {HOSTILE}", f"two {HOSTILE}", 1.0, HOSTILE, 3, "end", 1)], 1.0
     )
     results = [compare.compare(HOSTILE, one, one, "none")]
     config = load_config(ROOT / "configs" / "demo.json")
@@ -48,7 +48,7 @@ def hostile(tmp_path):
         "results": results,
         "kl": [{"kl": 0.1, "low": 0.0, "high": 0.2, "clips": 1, "tokens": 3}],
         "invented": pd.DataFrame(
-            [{"clip": HOSTILE, "model": "dense", "words": 1, "cap hit": False, "text": HOSTILE}]
+            [{"clip": HOSTILE, "model": "dense", "words": 1, "ended": "end", "text": HOSTILE}]
         ),
         "worst": 5,
         "sparsity": 0.5,

@@ -5,17 +5,19 @@ definition in plain loops. Only behaviour: cutting at silences, saving and readi
 """
 
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import pytest
 import torch
+from transformers.modeling_outputs import BaseModelOutput
 
 from owl.config.load import Config
 from owl.data.load import Dataset, load_dataset
-from owl.evaluate import divergence, probes, stored, transcribe
+from owl.evaluate import compare, divergence, probes, stored, transcribe
 from owl.evaluate.transcribe import FRAME, split_at_silences
 from owl.model import decoding, whisper
-from owl.model.decoding import States
+from owl.model.decoding import Decoded, States
 from owl.model.whisper import Whisper
 from tests import tiny
 from tests.conftest import ROOT
@@ -57,7 +59,8 @@ def test_transcripts_come_in_the_order_of_the_clips_with_their_facts(clips, tran
     assert [one.id for one in transcription.transcripts] == [clip.id for clip in clips]
     assert [one.reference for one in transcription.transcripts] == [clip.text for clip in clips]
     assert all(
-        one.windows == 1 and not one.capped and one.tokens > 3 for one in transcription.transcripts
+        (one.windows, one.ended) == (1, "end") and one.tokens > 3
+        for one in transcription.transcripts
     )
     assert transcription.rtfx == pytest.approx(
         sum(clip.seconds for clip in clips) / transcription.seconds
@@ -87,6 +90,69 @@ def test_a_decoder_that_never_ends_is_bounded_and_counted():
         tiny.make_clips(3),
     )
     assert said.cap_hits == 3 and all(one.tokens == 7 for one in said.transcripts)
+
+
+def looping_decoder(cap=None):
+    """A random tiny model with room for loops, one that never says its end token."""
+    model = tiny.make_model(max_target_positions=120)
+    return model, decoding.torch_decoder(Whisper(model, tiny.make_processor()), max_new_tokens=cap)
+
+
+def test_text_that_loops_ends_there_whether_stopped_or_cut():
+    """Against the whole text up to the cap, cut afterwards."""
+    model, decode = looping_decoder()
+    audio = [clip.audio for clip in tiny.make_clips(6)]
+    encoded = decoding.encode(
+        model, decoding.input_features(Whisper(model, tiny.make_processor()), audio)
+    )
+    settings = decoding.generate_settings(model, None, None)
+    stopped, whole = (
+        model.generate(encoder_outputs=BaseModelOutput(encoded), **chosen)
+        for chosen in (settings, settings | {"stopping_criteria": None})
+    )
+    assert stopped.shape[1] < whole.shape[1] == 120
+    said = decode(audio)
+    assert said == decoding.text_tokens(whole[:, 2:], tiny.END)
+    assert {one.ended for one in said} == {"loop"} and len({len(one.tokens) for one in said}) > 1
+
+
+def test_clips_that_loop_are_counted_apart_from_the_cap_with_their_insertions():
+    clips = [replace(clip, text="one two") for clip in tiny.make_clips(6)]
+    # at this cap some clips loop and others do not yet
+    _, decode = looping_decoder(cap=40)
+    said = transcribe.transcribe(decode, tiny.fitting_processor(), clips)
+    ended = [one.ended for one in said.transcripts]
+    assert (said.repeats, said.cap_hits) == (ended.count("loop"), ended.count("cap")) == (4, 2)
+    found = compare.of_one(said, "none", "characters")
+    theirs = [one for one in said.transcripts if one.ended == "loop"]
+    alone = compare.of_one(transcribe.Transcription(theirs, 1.0), "none", "characters")
+    assert (found["repeats"], found["cap_hits"]) == (4, 2)
+    assert found["insertions_looping"] == alone["insertions"] == alone["insertions_looping"]
+    assert 0 < found["insertions_looping"] < found["insertions"]
+
+
+def test_a_clip_of_several_windows_loops_where_one_of_them_does():
+    parts = cycle([Decoded([2], "end"), Decoded([3], "loop"), Decoded([4], "cap")])
+    clip = replace(tiny.make_clips(1)[0], audio=np.ones(16_000, np.float32))
+    said = transcribe.transcribe(
+        lambda audio: [next(parts) for _ in audio], tiny.fitting_processor(), [clip]
+    )
+    (one,) = said.transcripts
+    assert (one.windows > 2, one.ended, said.repeats, said.cap_hits) == (True, "loop", 1, 0)
+
+
+@pytest.mark.parametrize(
+    "counts, words",
+    [
+        ((0, 0, 0), ""),
+        ((12, 0, 180), "12 of 50 clips loop and end there; 180 of 298 insertions are theirs."),
+        ((1, 0, 7), "1 of 50 clips loops and ends there; 7 of 298 insertions are theirs."),
+        ((0, 2, 0), "2 of 50 clips hit the token cap."),
+    ],
+)
+def test_what_is_broken_is_said_in_plain_words(counts, words):
+    one = dict(zip(("repeats", "cap_hits", "insertions_looping"), counts), insertions=298)
+    assert compare.broken(one, 50) == words
 
 
 def test_timestamp_tokens_are_never_said():

@@ -37,6 +37,13 @@ def test_the_card_says_whether_kept_weights_were_trained():
     )
 
 
+def test_the_card_says_what_loops():
+    loops = "2 of 3 clips loop and end there; 7 of 9 insertions are theirs."
+    one = FACTS | {"results": [ONE_ROW[0] | {"broken": loops}]}
+    assert f"\n\nOn demo: {loops}\n\n" in huggingface.model_card(base="m", recipe="P", **one)
+    assert "\n\nOn demo" not in CARD and " |\n\n`metrics.json`" in CARD
+
+
 def test_the_card_of_a_smaller_model_claims_no_zeros_and_loads_with_what_can_load_it():
     card = huggingface.model_card(base="m", recipe="Pruned", **FACTS, smaller=True, stock=False)
     assert (

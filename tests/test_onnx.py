@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from owl.errors import ModelError
+from owl.export import onnx as onnx_module
 from owl.export import onnx_graphs
 from owl.export.onnx import OnnxWhisper, export_onnx, onnx_decoder
 from owl.model.decoding import encode, input_features, torch_decoder
@@ -95,12 +96,24 @@ def test_one_clip_alone_gets_the_tokens_that_pytorch_gives(exported):
 
 def test_a_cap_below_the_end_is_reported_by_both_runtimes(exported):
     said = assert_same_tokens(*exported, noise(), cap=2)
-    assert any(one.capped for one in said)
+    assert any(one.ended == "cap" for one in said)
+
+
+def test_text_that_loops_ends_where_it_does_in_pytorch_and_takes_no_more_steps(
+    tmp_path, monkeypatch
+):
+    model, processor = make_model(max_target_positions=120), make_processor()
+    export_onnx(Whisper(model, processor), tmp_path)
+    steps, run = [], onnx_module._run
+    monkeypatch.setattr(onnx_module, "_run", lambda *given: steps.append(1) or run(*given))
+    said = assert_same_tokens(Whisper(model, processor), tmp_path, noise())
+    longest = max(len(one.tokens) for one in said)
+    assert {one.ended for one in said} == {"loop"} and longest <= len(steps) < longest + 16 < 118
 
 
 def test_the_bench_model_says_the_same_through_both_runtimes(bench, speech):
     said = assert_same_tokens(*bench, speech, cap=50)
-    assert sum(not one.capped and len(one.tokens) > 3 for one in said) > len(said) / 2, (
+    assert sum(one.ended == "end" and len(one.tokens) > 3 for one in said) > len(said) / 2, (
         "this is no real speech"
     )
 
@@ -125,7 +138,9 @@ def test_the_end_token_suppressed_at_the_beginning_comes_later(tmp_path):
     export_onnx(Whisper(model, processor), tmp_path)
     said = assert_same_tokens(Whisper(model, processor), tmp_path, noise())
     assert not {one.tokens[0] for one in said} & first
-    assert not all(one.capped for one in said), "begin_suppress reached beyond the first token"
+    assert not all(one.ended == "cap" for one in said), (
+        "begin_suppress reached beyond the first token"
+    )
 
 
 def test_greedy_takes_prompt_end_and_suppression_as_plain_lists(exported):

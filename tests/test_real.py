@@ -27,7 +27,8 @@ pytestmark = pytest.mark.slow
 # what OpenAI's tiny.en hears in the three shortest clips of speaker 1688
 HEARD = {
     "1688-142285-0002": "You don't mean that you thought me so silly.",
-    "1688-142285-0003": "I really liked that account of himself better than anything else, he said.",
+    "1688-142285-0003": "I really liked that account of himself better than anything else, "
+    "he said.",
     "1688-142285-0005": "You who are always accusing people of being shoppy at Helston.",
 }
 

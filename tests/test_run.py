@@ -145,13 +145,17 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         "substitutions": 3,
         "rtfx": 9.0,
         "cap_hits": 0,
+        "repeats": 0,
+        "insertions_looping": 0,
     }
     dataset = {
         "name": "<script>x</script>",
         "clips": 3,
         "words": 60,
         "dense": one,
-        "pruned": one | {"wer": 0.25, "cer_interval": [0.1, 0.2]},
+        "pruned": one
+        | {"wer": 0.25, "cer_interval": [0.1, 0.2]}
+        | {"insertions": 9, "repeats": 2, "insertions_looping": 7},
         "difference": 0.15,
     }
     dataset |= {"difference_interval": [0.1, 0.2], "kl": 0.0123}
@@ -231,6 +235,8 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         )
     )
     assert all(words in text for words in ("dense fp16", "2,345,678", "&lt;u&gt;ship", "&lt;b&gt;"))
+    assert "2 of 3 clips loop and end there; 7 of 9 insertions are theirs." in by_word
+    assert "<td>1 → 9</td><td>0 → 7</td><td>0 → 2</td><td>0 → 0</td>" in text
     assert "one-shot" in text and "WER pruned" in text and "recovered" not in text
     result = {"minutes": 4.26, "held_out_kl_before": 0.49, "held_out_kl_after": 0.08}
     summary |= {

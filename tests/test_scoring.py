@@ -1,7 +1,7 @@
 """Error counts against references: hand-worked numbers and a slow edit distance in this file.
 Normalisers: known pairs.
 
-Only behaviour: bootstrap invariants (seed, pairing, speakers), undefined cases, loops, the HTML of
+Only behaviour: bootstrap invariants (seed, pairing, speakers), undefined cases, the HTML of
 alignments.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from owl.kernels.intervals import FEWEST_GROUPS, paired_difference, wer_interval
-from owl.kernels.scoring import alignment_html, clip_errors, is_repetitive, score, worst
+from owl.kernels.scoring import alignment_html, clip_errors, score, worst
 from owl.kernels.texts import normalize
 
 
@@ -219,50 +219,6 @@ def test_intervals_refuse_different_lengths_and_no_resample():
         wer_interval(np.zeros(2), np.zeros(2), ["a"])
     with pytest.raises(ValueError, match="resample"):
         wer_interval(np.zeros(2), np.ones(2), resamples=0)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "go go go go",
-        "Thank you. Thank you. Thank you.",
-        "so we went to the to the to the to the house",
-        "One two three four. One two three four, one two three four",
-        "- - - -",
-        "♪ ♪ ♪ ♪",
-        "!!!!!!!!!!",
-        "hahahahahahahahaha",
-        "謝謝觀看" * 8,
-        "谢谢大家" * 5,
-        "谢谢大家，谢谢大家。谢谢大家！",
-        "ありがとうございます" * 3,
-        "好的" * 4,
-        "ขอบคุณครับ" * 3,
-    ],
-)
-def test_loops_are_repetitive(text):
-    assert is_repetitive(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "no, no, no",
-        "four four four zero",
-        "thank you thank you",
-        "one two three",
-        "1,000,000 ... really?",
-        "a b a c a d",
-        "好的，好的，好的",
-        "对对对对",
-        "ครับครับครับ",  # one word three times
-        "谢谢大家谢谢大家",
-        "का की के को",  # four words that differ in their vowel sign
-    ],
-)
-def test_speech_is_not_repetitive(text):
-    assert not is_repetitive(text)
 
 
 def test_the_worst_clips_come_first_with_their_alignment():

@@ -153,6 +153,18 @@ def test_columns_of_one_dataset_stand_together():
     ]
 
 
+def test_a_row_says_how_much_of_its_rate_is_insertions_of_clips_that_loop():
+    kept = ("model", "method", "allocation", "seed", "sparsity", "sparsity_prunable")
+    kept += ("seconds_prune", "seconds_allocation", "peak_rss_bytes")
+    kl = {"kl": 0.1, "low": 0.0, "high": 0.2}
+    one = {"name": "d", "unit": "words", "wer": 0.9, "wer_interval": [0.8, 1.0], "kl": kl}
+    one |= {"insertions": 9, "insertions_looping": 6, "repeats": 1, "cap_hits": 2, "words": [4, 8]}
+    (row,) = tables.rows([dict.fromkeys(kept, 0) | {"datasets": [one]}]).to_dict("records")
+    assert row["looping"] == 0.5
+    counts = ("insertions", "insertions_looping", "repeats", "cap_hits")
+    assert [row[key] for key in counts] == [9, 6, 1, 2]
+
+
 def test_a_point_is_what_pruning_and_scoring_by_hand_give_and_is_kept(sweep_file):
     job = jobs_of(sweep_file)[0]
     shared = point.ready(job)

@@ -8,13 +8,14 @@ same unit.
 
 from collections.abc import Sequence
 from html import escape
+from itertools import compress
 
 import numpy as np
 import pandas as pd
 
 from owl.evaluate.transcribe import Transcription
 from owl.kernels.intervals import paired_difference, wer_interval
-from owl.kernels.scoring import clip_errors, is_repetitive, score
+from owl.kernels.scoring import clip_errors, score
 from owl.kernels.texts import METRICS, UNITS, unit_of
 
 RATES = {"words": "wer", "characters": "cer"}  # unit → the key of its rate; in capitals, its name
@@ -40,10 +41,13 @@ def counted(
 
 def of_one(transcription: Transcription, normalizer: str, unit: str = "words") -> dict:
     """WER, CER, their 95 % intervals, counts of errors in `unit`, speed and signs of a broken
-    decoder of one model on one dataset.
+    decoder of one model on one dataset: `repeats` counts the clips that loop, `insertions_looping`
+    the insertions in them.
     """
     references, hypotheses = pairs(transcription)
     result = score(references, hypotheses, normalizer, unit)
+    loops = [one.ended == "loop" for one in transcription.transcripts]
+    looping = compress(references, loops), compress(hypotheses, loops)
     intervals = {
         f"{RATES[one]}_interval": list(
             wer_interval(
@@ -61,7 +65,8 @@ def of_one(transcription: Transcription, normalizer: str, unit: str = "words") -
         "substitutions": result.substitutions,
         "rtfx": transcription.rtfx,
         "cap_hits": transcription.cap_hits,
-        "repetitions": sum(is_repetitive(text) for text in hypotheses),
+        "repeats": transcription.repeats,
+        "insertions_looping": score(*map(list, looping), normalizer, unit).insertions,
     }
 
 
@@ -154,8 +159,9 @@ def comparison_table(results: list[dict], metrics: Sequence[str]):
                     "sub": one["substitutions"],
                     "del": one["deletions"],
                     "ins": one["insertions"],
+                    "ins, looping": one["insertions_looping"],
+                    "repeats": one["repeats"],
                     "cap hits": one["cap_hits"],
-                    "repetitive": one["repetitions"],
                     "RTFx": one["rtfx"],
                 }
             )
@@ -172,7 +178,7 @@ def comparison_table(results: list[dict], metrics: Sequence[str]):
     by_characters = any(result["unit"] == "characters" for result in results)
     if not by_characters and "character_error_rate" not in metrics:
         table = table.drop(columns="CER")
-    counts = ["sub", "del", "ins", "cap hits", "repetitive"]
+    counts = ["sub", "del", "ins", "ins, looping", "repeats", "cap hits"]
     formats = {"WER": "{:.2%}", "CER": "{:.2%}", "RTFx": "{:.1f}"} | dict.fromkeys(counts, "{:.0f}")
     formats = {column: text for column, text in formats.items() if column in table}
     return table.style.hide().format(formats, na_rep="", escape="html")
@@ -214,10 +220,23 @@ def verdict(low: float, high: float) -> str:
     return "better, by the interval" if high < 0 else "not told apart on these clips"
 
 
+def broken(one: dict, clips: int) -> str:
+    """What `of_one` counted of clips that loop or hit the token cap, in plain words; "" where none
+    does.
+    """
+    said = []
+    if one["repeats"]:
+        loop = "loops and ends" if one["repeats"] == 1 else "loop and end"
+        theirs = f"{one['insertions_looping']} of {one['insertions']} insertions are theirs"
+        said.append(f"{one['repeats']} of {clips} clips {loop} there; {theirs}.")
+    if one["cap_hits"]:
+        said.append(f"{one['cap_hits']} of {clips} clips hit the token cap.")
+    return " ".join(said)
+
+
 def sentence(result: dict, kl: dict, sparsity: float) -> str:
     """A Markdown list item that says what a dataset's comparison came to."""
     low, high = result["difference_interval"]
-    broken = result["pruned"]["cap_hits"] + result["pruned"]["repetitions"]
     unit, (dense, _), (pruned, _) = (
         result["unit"],
         headline(result, "dense"),
@@ -230,9 +249,8 @@ def sentence(result: dict, kl: dict, sparsity: float) -> str:
         f"({interval((low, high))}): {verdict(low, high)}. Divergence "
         f"{kl['kl'] if kl['kl'] is not None else float('nan'):.4f} nats per token. "
         + (
-            f"{broken} transcripts hit the token cap or repeat themselves."
-            if broken
-            else "No transcript ran into the token cap or repeats itself."
+            broken(result["pruned"], result["clips"])
+            or "No transcript loops or runs into the token cap."
         )
         + (
             f" {result['cut_at_silences']} clips were longer than the window and cut at silences."

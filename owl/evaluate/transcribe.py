@@ -8,15 +8,17 @@ and can be repeated.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from tqdm import tqdm
 
 from owl.data.load import RATE, Clip
-from owl.model.decoding import Decoder
+from owl.model.decoding import Decoder, Ending
 from owl.model.whisper import window_samples
 
 FRAME = 320  # samples, 20 ms at 16 kHz
+ENDINGS = get_args(Ending)  # from good to bad
 
 
 def split_at_silences(audio: np.ndarray, limit: int) -> list[np.ndarray]:
@@ -41,8 +43,8 @@ def split_at_silences(audio: np.ndarray, limit: int) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Transcript:
-    """One clip's raw outcome; `tokens` counts generated text tokens, `capped` says that a window
-    never reached its end token.
+    """One clip's raw outcome; `tokens` counts generated text tokens, `ended` says how its worst
+    window ended, of ENDINGS.
     """
 
     id: str
@@ -51,7 +53,7 @@ class Transcript:
     audio_seconds: float
     speaker: str | None
     tokens: int
-    capped: bool
+    ended: Ending
     windows: int
 
 
@@ -73,7 +75,13 @@ class Transcription:
 
     @property
     def cap_hits(self) -> int:
-        return sum(one.capped for one in self.transcripts)
+        """Clips that never reached the end token, and do not loop."""
+        return sum(one.ended == "cap" for one in self.transcripts)
+
+    @property
+    def repeats(self) -> int:
+        """Clips that loop."""
+        return sum(one.ended == "loop" for one in self.transcripts)
 
 
 def transcribe(
@@ -113,7 +121,7 @@ def transcribe(
                 audio_seconds=len(clip.audio) / RATE,
                 speaker=clip.speaker,
                 tokens=sum(len(part.tokens) for part in parts),
-                capped=any(part.capped for part in parts),
+                ended=max((part.ended for part in parts), key=ENDINGS.index),
                 windows=len(parts),
             )
         )

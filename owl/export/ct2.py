@@ -27,6 +27,7 @@ from owl.model.decoding import (
     Decoder,
     runtime_decoder,
     suppressed,
+    text_tokens,
     token_cap,
 )
 from owl.model.loading import empty_whisper
@@ -151,10 +152,17 @@ class Ct2Whisper:
         return np.concatenate([np.array(self._model.encode(part)) for part in parts])
 
     def greedy(
-        self, features: Tensor, *, prompt: list[int], suppress: list[int], max_new_tokens: int
+        self,
+        features: Tensor,
+        *,
+        prompt: list[int],
+        end: int,
+        suppress: list[int],
+        max_new_tokens: int,
     ) -> list[Decoded]:
         """The likeliest token at each step, as `owl.model.decoding.greedy`; the folder's own list
-        holds what is never said first.
+        holds what is never said first. CTranslate2 asks nobody between two tokens: what loops is
+        said up to the cap, and cut afterwards.
         """
         states = ctranslate2.StorageView.from_array(self.encode(features))
         # ctranslate2 stops after min(length / 2, length − prompt + 1) new tokens
@@ -166,10 +174,9 @@ class Ct2Whisper:
             "max_length": length,
         }
         said = self._model.generate(states, [prompt] * len(features), **greedily)
-        return [
-            Decoded(one.sequences_ids[0], len(one.sequences_ids[0]) >= max_new_tokens)
-            for one in said
-        ]
+        rows = [one.sequences_ids[0] for one in said]
+        ended = [row + [end] * (max_new_tokens - len(row)) for row in rows]
+        return text_tokens(torch.tensor(ended), end)
 
 
 def ct2_decoder(
@@ -187,6 +194,7 @@ def ct2_decoder(
     settings = whisper.settings
     fixed = {
         "prompt": prompt_tokens(settings, language),
+        "end": settings.config.eos_token_id,
         "suppress": suppressed(settings),
         "max_new_tokens": token_cap(settings, max_new_tokens, language),
     }

@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from owl.config.formats import FORMATS
 from owl.errors import UnsupportedFormat
-from owl.evaluate.compare import headline
+from owl.evaluate.compare import broken, headline
 from owl.export import huggingface
 from owl.kernels.records import ALLOCATIONS, SOLVERS
 from owl.model.whisper import Whisper, blocks
@@ -122,6 +122,7 @@ def _papers(run: Run, pruning: dict, measured: dict, stock: bool) -> dict:
             "by": "" if row["unit"] == "words" else "CER ",
             "dense": headline(row, "dense")[0],
             "pruned": headline(row, "pruned")[0],
+            "broken": broken(row["pruned"], row["clips"]),
         }
         for row in measured["datasets"]
     ]

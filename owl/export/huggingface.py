@@ -132,7 +132,8 @@ def model_card(
     smaller: bool = False,
 ) -> str:
     """The README.md of an exported model. `results`: rows {dataset, clips, words, dense, pruned}
-    with WER as fractions; where it is CER, words says "… characters" and by is "CER ".
+    with WER as fractions, and broken, what `owl.evaluate.compare.broken` says of the pruned
+    model; where it is CER, words says "… characters" and by is "CER ".
 
     `source`: the methods' papers; `targets`: the modules whose linears were pruned; `recovered`:
     kept weights were trained; `smaller`: matrices shrank instead of getting zeros; `stock`: plain

@@ -15,8 +15,10 @@ from torch import Tensor
 from owl.errors import ModelError
 from owl.export.huggingface import float_copy, save_settings
 from owl.export.onnx_graphs import DECODER, ENCODER, WITH_PAST, write_graphs
+from owl.kernels.loops import loop_ends
 from owl.model.decoding import (
     AT_ONCE_ON_CPU,
+    LOOK_EVERY,
     Decoded,
     Decoder,
     runtime_decoder,
@@ -103,7 +105,7 @@ class OnnxWhisper:
         max_new_tokens: int,
     ) -> list[Decoded]:
         """The likeliest token at each step, as `owl.model.decoding.greedy`; never one of
-        `suppress`, nor first of `begin_suppress`.
+        `suppress`, nor first of `begin_suppress`. Ends where all clips have ended or loop.
         """
         states = self.encode(features)
         tokens, ended, session = (
@@ -118,11 +120,13 @@ class OnnxWhisper:
             tokens = np.where(ended, end, logits.argmax(-1))[:, None]
             ended |= tokens[:, 0] == end
             said.append(tokens[:, 0])
+            if len(said) % LOOK_EVERY == 0:
+                ended |= (loop_ends(torch.tensor(np.stack(said, axis=1))) > 0).numpy()
             feeds = {
                 name: value for name, value in feeds.items() if name.startswith("past")
             } | present
             session = self._later
-        return [text_tokens(row, end) for row in np.stack(said, axis=1).tolist()]
+        return text_tokens(torch.tensor(np.stack(said, axis=1)), end)
 
 
 def onnx_decoder(

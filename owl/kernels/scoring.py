@@ -1,5 +1,4 @@
-"""Texts → word and character error rates, errors per clip, alignments of the worst clips, and signs
-of a looping decoder.
+"""Texts → word and character error rates, errors per clip, and alignments of the worst clips.
 
 What it does not do: transcribe, or say how sure a rate is (`owl.kernels.intervals`). Source of the
 rates: jiwer (minimum edit distance, all errors of a data set over all its reference words); texts
@@ -8,32 +7,14 @@ all the rate is 1, not the number of insertions, when there is any hypothesis wo
 whitespace count as one space, also under "none".
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 import jiwer
 import numpy as np
-import regex
 
-from owl.kernels.texts import UNITS, UNSPACED, characters_of, known_unit, normalize
-
-LONGEST_LOOP = 4  # words
-WORD_REPEATS = (
-    4  # times a single word follows itself; three in a row is speech ("four four four", "no no no")
-)
-PHRASE_REPEATS = 3  # times a phrase of 2 … LONGEST_LOOP words follows itself
-# 1 to 8 characters, eight times or more without a space: "!!!!!!!!", "hahahaha…"
-GLUED_LOOP = re.compile(r"(\S{1,8}?)\1{7,}")
-# the same without spaces between words: a word is 2 to 7 characters, a phrase 3 or more where a
-# character is about a syllable, else 8 or more
-SYLLABLES = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}ー]"
-UNSPACED_LOOP = regex.compile(
-    rf"({UNSPACED}{{2,7}}?)\1{{{WORD_REPEATS - 1},}}"
-    rf"|({SYLLABLES}{{3,24}}?)\2{{{PHRASE_REPEATS - 1},}}"
-    rf"|({UNSPACED}{{8,32}}?)\3{{{PHRASE_REPEATS - 1},}}"
-)
+from owl.kernels.texts import UNITS, characters_of, known_unit, normalize
 
 
 @dataclass(frozen=True)
@@ -101,26 +82,6 @@ def clip_errors(
     )
 
 
-def is_repetitive(text: str) -> bool:
-    """Whether a raw transcript loops, as a broken decoder's does.
-
-    True if, ignoring case and punctuation at word edges, one word comes at least four times in a
-    row or a sequence of 2 to 4 words at least three times in a row, or if 1 to 8 characters repeat
-    at least eight times without a space. Tokens of punctuation only ("- - - -") count as words.
-    Three times the same word is no loop: people spell numbers that way. Of scripts without spaces
-    between words the same holds by characters (UNSPACED_LOOP).
-    """
-    lowered = text.lower()
-    if GLUED_LOOP.search(lowered) or UNSPACED_LOOP.search(regex.sub(r"\W+", "", lowered)):
-        return True
-    # to `re`, vowel signs of Hindi and the like would be no word characters
-    tokens = [regex.sub(r"^\W+|\W+$", "", token) or token for token in lowered.split()]
-    return any(
-        _loops(tokens, length, WORD_REPEATS if length == 1 else PHRASE_REPEATS)
-        for length in range(1, LONGEST_LOOP + 1)
-    )
-
-
 def worst(
     references: Sequence[str],
     hypotheses: Sequence[str],
@@ -185,18 +146,6 @@ def _aligned(
     if known_unit(unit) == "words":
         return jiwer.process_words(references, hypotheses)
     return jiwer.process_characters(characters_of(references), characters_of(hypotheses))
-
-
-def _loops(tokens: list[str], length: int, repeats: int) -> bool:
-    """Whether `length` tokens come `repeats` times in a row: (repeats − 1)·length tokens each equal
-    the one `length` later.
-    """
-    run = 0
-    for earlier, later in zip(tokens, tokens[length:]):
-        run = run + 1 if earlier == later else 0
-        if run == (repeats - 1) * length:
-            return True
-    return False
 
 
 def _steps(

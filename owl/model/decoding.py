@@ -2,17 +2,20 @@
 
 Traps this file exists for: without timestamps nothing stops `generate` from emitting timestamp
 tokens, and its long-form seeking can then loop forever on an over-pruned model; so all timestamp
-ids are suppressed, one unique `generate` call is forced, and it is bounded.
+ids are suppressed, one unique `generate` call is forced, and it is bounded. Text that certainly
+loops (`owl.kernels.loops`) ends there in every runtime.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
+from owl.kernels.loops import loop_ends
 from owl.model.whisper import Whisper, language_of, prompt_tokens, task_of, window_samples
 
 MOST_BYTES = (
@@ -49,15 +52,33 @@ USUAL_CAP = 224  # tokens, openai/whisper's own default (half its text context)
 AT_ONCE_ON_CPU = (
     4  # windows: a larger encoder batch falls out of the caches and takes longer per clip
 )
+# new tokens between two looks for loops: a look may take milliseconds, like a small decoder's step,
+# and what is said meanwhile is cut
+LOOK_EVERY = 16
+
+# how text ends, from good to bad: with the end token, at the token cap, where it certainly loops
+Ending = Literal["end", "cap", "loop"]
 
 
 class Decoded(NamedTuple):
-    """Text tokens of one window, without prompt and end token; `capped` is true where the end token
-    never came.
-    """
+    """Text tokens of one window, without prompt and end token, and how they end."""
 
     tokens: list[int]
-    capped: bool
+    ended: Ending
+
+
+class Looping(StoppingCriteria):
+    """Stops the rows that loop behind a prompt of so many tokens."""
+
+    def __init__(self, prompt: int):
+        self._prompt = prompt
+
+    def __call__(self, input_ids: Tensor, scores, **kwargs) -> Tensor:
+        """Token ids (rows, tokens) → which rows are done (rows,)."""
+        said = input_ids[:, self._prompt :]
+        if said.shape[1] % LOOK_EVERY:
+            return torch.zeros(len(said), dtype=torch.bool, device=said.device)
+        return loop_ends(said) > 0
 
 
 def input_features(asr: Whisper, audio: Sequence) -> Tensor:
@@ -108,9 +129,7 @@ def greedy(
     sequences = model.generate(
         encoder_outputs=states, **generate_settings(model, language, max_new_tokens)
     )
-    return [
-        text_tokens(row[len(prompt) :], model.config.eos_token_id) for row in sequences.tolist()
-    ]
+    return text_tokens(sequences[:, len(prompt) :], model.config.eos_token_id)
 
 
 def generate_settings(model, language: str | None, max_new_tokens: int | None) -> dict:
@@ -124,6 +143,7 @@ def generate_settings(model, language: str | None, max_new_tokens: int | None) -
         "max_length": None,
         "max_new_tokens": token_cap(model, max_new_tokens, language),
         "suppress_tokens": suppressed(model),
+        "stopping_criteria": StoppingCriteriaList([Looping(len(prompt_tokens(model, language)))]),
         **(
             {"language": f"<|{language_of(model, language)}|>", "task": task_of(model)}
             if multilingual
@@ -173,6 +193,15 @@ def suppressed(model) -> list[int]:
     return [*(settings.suppress_tokens or []), *(one for one in behind if one not in words)]
 
 
-def text_tokens(row: list[int], end: int) -> Decoded:
-    """What comes before the first `end` in a row of generated tokens."""
-    return Decoded(row[: row.index(end)], False) if end in row else Decoded(row, True)
+def text_tokens(rows: Tensor, end: int) -> list[Decoded]:
+    """Of each row of generated tokens (rows, tokens) what comes before its first `end`, or up to
+    where it certainly loops.
+    """
+    found = []
+    for row, loop in zip(rows.tolist(), loop_ends(rows).tolist()):
+        length = row.index(end) if end in row else len(row)
+        if 0 < loop <= length:
+            found.append(Decoded(row[:loop], "loop"))
+        else:
+            found.append(Decoded(row[:length], "end" if end in row else "cap"))
+    return found

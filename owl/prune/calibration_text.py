@@ -11,12 +11,12 @@ from tqdm import tqdm
 from owl.config.load import Config
 from owl.data.load import Clip, Dataset
 from owl.errors import DataError
-from owl.kernels.scoring import is_repetitive
 from owl.model.decoding import torch_decoder
 from owl.model.whisper import Whisper, window_samples
 from owl.prune.calibration import Batch, prepare
 
 HELD_OUT_EVERY = 8  # one calibration clip in so many judges what was made of the others
+PROBLEMS = {"end": None, "cap": "token cap", "loop": "repetition"}  # how text ends → why it goes
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def calibration_labels(config: Config, asr: Whisper, dataset: Dataset) -> Labels
     """Text tokens per calibration clip: the dense model's own greedy transcript of the first
     window, or the reference text.
 
-    Dropped and counted: transcripts that hit the token cap, repeat themselves or are empty;
-    references of clips beyond the window. DataError when nothing is left.
+    Dropped and counted: transcripts that hit the token cap, loop or are empty; references of clips
+    beyond the window. DataError when nothing is left.
     """
     by_model = config.pruning.calibration.labels == "model"
     rows = _transcripts(config, asr, dataset) if by_model else _references(asr.processor, dataset)
@@ -136,15 +136,7 @@ def _transcripts(
         part = dataset.clips[start : start + size]
         for clip, one in zip(part, decode([clip.audio for clip in part])):
             text = asr.processor.tokenizer.decode(one.tokens, skip_special_tokens=True)
-            problem = (
-                "token cap"
-                if one.capped
-                else "repetition"
-                if is_repetitive(text)
-                else None
-                if text.strip()
-                else "no text"
-            )
+            problem = PROBLEMS[one.ended] or (None if text.strip() else "no text")
             rows.append((clip, one.tokens, problem))
     return rows
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from owl import ROOT, setup
+from owl.evaluate.compare import broken
 from owl.export.advice import Row, table
 from owl.kernels.records import SOLVERS
 from owl.run import provenance
@@ -158,6 +159,7 @@ def render_index(
         style=(TEMPLATES / "style.css").read_text(),
         navigation=navigation(pages, "index.html"),
         provenance=[("run", run), *provenance.rows(summary["provenance"])],
+        broken=broken,
         percent=lambda share: f"{100 * share:.2f} %",
         signed=lambda share: f"{100 * share:+.2f} %",
     )

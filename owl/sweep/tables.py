@@ -42,6 +42,7 @@ def rows(points: list[dict]) -> pd.DataFrame:
     """One row per point and dataset."""
     kept = ("model", "method", "allocation", "seed", "sparsity", "sparsity_prunable")
     kept += ("seconds_prune", "seconds_allocation", "peak_rss_bytes")
+    counts = ("insertions", "insertions_looping", "repeats", "cap_hits")
     return pd.DataFrame(
         {
             **{key: point[key] for key in kept},
@@ -53,7 +54,9 @@ def rows(points: list[dict]) -> pd.DataFrame:
             "kl": one["kl"]["kl"],
             "kl_low": one["kl"]["low"],
             "kl_high": one["kl"]["high"],
-            "cap_hits": one["cap_hits"],
+            # how much of the rate is insertions by clips that loop
+            "looping": one["insertions_looping"] / max(1, sum(one["words"])),
+            **{key: one[key] for key in counts},
         }
         for point in points
         for one in point["datasets"]
