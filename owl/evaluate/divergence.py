@@ -93,7 +93,8 @@ def divergence_from(
     all together may be larger than the memory.
     """
     rows = []
-    for batch, dense in zip(tqdm(batches, desc="divergence", unit="batch"), answers):
+    bar = tqdm(total=sum(len(batch.clips) for batch in batches), desc="divergence", unit="clip")
+    for batch, dense in zip(batches, answers):
         other = predictions(asr, batch, states)
         dense = dense.to(other.device)
         each = kl_terms(dense, other).sum(-1)
@@ -101,6 +102,8 @@ def divergence_from(
             {"id": clip.id, "kl": values[:count].sum().item(), "tokens": count}
             for clip, values, count in zip(batch.clips, each, batch.counts)
         ]
+        bar.update(len(batch.clips))
+    bar.close()
     return rows
 
 

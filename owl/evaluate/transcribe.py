@@ -103,9 +103,11 @@ def transcribe(
     ]
     order = sorted(range(len(pieces)), key=lambda position: len(pieces[position][1]))
     decoded = {}
-    for start in tqdm(range(0, len(order), batch_size), desc=description, unit="batch"):
-        part = order[start : start + batch_size]
-        decoded |= zip(part, decode([pieces[position][1] for position in part]))
+    with tqdm(total=len(order), desc=description, unit="clip") as bar:
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            decoded |= zip(part, decode([pieces[position][1] for position in part]))
+            bar.update(len(part))
     transcripts = []
     for index, clip in enumerate(clips):
         parts = [decoded[position] for position, (owner, _) in enumerate(pieces) if owner == index]

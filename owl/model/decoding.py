@@ -114,10 +114,13 @@ def token_cap(model, wanted: int | None, language: str | None = None) -> int:
 @torch.inference_mode()
 def encode(model, features: Tensor) -> Tensor:
     """(clips, mel bins, 2·frames) → the encoder's output (clips, frames, d)."""
-    at_once = AT_ONCE_ON_CPU if features.device.type == "cpu" else len(features)
-    return torch.cat(
-        [model.model.encoder(part).last_hidden_state for part in features.split(at_once)]
-    )
+    parts = features.split(at_once(features.device, len(features)))
+    return torch.cat([model.model.encoder(part).last_hidden_state for part in parts])
+
+
+def at_once(device: torch.device, wanted: int) -> int:
+    """How many of `wanted` windows an encoder best takes together."""
+    return min(wanted, AT_ONCE_ON_CPU) if device.type == "cpu" else wanted
 
 
 @torch.inference_mode()

@@ -168,7 +168,7 @@ def walk(
                 store(block, batch, output)
         encoder_output = collected.get("encoder output", encoder_output)
         if description is not None:
-            _warn_if_singular(block, collected)
+            warn_if_singular(block, collected)
         yield block, {linear.name: collected[linear.inputs] for linear in block.linears}
         if modified:
             _advance(block, batches)
@@ -240,7 +240,8 @@ def _finish_encoder(model, batches: Sequence[Batch]) -> None:
         batch.audio = finish_encoder(model, batch.audio)
 
 
-def _warn_if_singular(block: Block, collected: dict[str, Statistics]) -> None:
+def warn_if_singular(block: Block, collected: dict[str, Statistics]) -> None:
+    """Where an input of the block has fewer rows than features, with both numbers."""
     short = [
         statistics
         for statistics in collected.values()

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from owl.config.load import Config
 from owl.data.load import Clip, Dataset
 from owl.errors import DataError
-from owl.model.decoding import torch_decoder
+from owl.model.decoding import at_once, torch_decoder
 from owl.model.whisper import Whisper, window_samples
 from owl.prune.calibration import Batch, prepare
 
@@ -84,9 +84,9 @@ def calibration_batches(
     config: Config, asr: Whisper, labels: Labels, batch_size: int | None = None
 ) -> list[Batch]:
     """Fresh batches for one `owl.prune.calibration.walk`, with the config's treatment of windows
-    and padding and, unless another is given, its batch size.
+    and padding and, unless another is given, as many windows as an encoder best takes at once.
     """
-    settings = config.pruning.calibration
+    settings, device = config.pruning.calibration, asr.model.device
     if settings.windows == "packed":
         labels = packed(labels, asr.processor)
     return prepare(
@@ -95,7 +95,7 @@ def calibration_batches(
         labels.tokens,
         language=labels.language,
         padding=settings.padding,
-        batch_size=batch_size or config.evaluation.batch_size,
+        batch_size=batch_size or at_once(device, config.evaluation.batch_size),
     )
 
 
@@ -132,12 +132,15 @@ def _transcripts(
     decode = torch_decoder(
         asr, language=dataset.language, max_new_tokens=config.evaluation.max_new_tokens
     )
-    for start in tqdm(range(0, len(dataset.clips), size), desc="calibration text", unit="batch"):
+    bar = tqdm(total=len(dataset.clips), desc="calibration text", unit="clip")
+    for start in range(0, len(dataset.clips), size):
         part = dataset.clips[start : start + size]
         for clip, one in zip(part, decode([clip.audio for clip in part])):
             text = asr.processor.tokenizer.decode(one.tokens, skip_special_tokens=True)
             problem = PROBLEMS[one.ended] or (None if text.strip() else "no text")
             rows.append((clip, one.tokens, problem))
+        bar.update(len(part))
+    bar.close()
     return rows
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from owl.errors import MissedTarget
 from owl.kernels.gram import relative_output_error
 from owl.kernels.patterns import parse_pattern
 from owl.kernels.solvers import factorise, prune_weight, solver_of
 from owl.model.whisper import Block, Linear
-from owl.prune.calibration import Batch, Statistics, walk
+from owl.prune.calibration import Batch, Statistics, walk, warn_if_singular
 
 COLUMN_BLOCK = 128  # sparsegpt's lazy-update width, columns
 DAMPING = 0.01  # of the published codes, share of the mean diagonal
@@ -72,10 +73,14 @@ def prune(
     """
     pruned, shared, solver = [], Shared(method), solver_of(method)
     dampings = DAMPINGS if held_out and solver.updates else (DAMPING,)
-    options = {"gram": True, "modified": True}
-    learning = walk(model, every, batches, description="prune", **options)
-    judging = walk(model, every, held_out, description=None, **options)
+    options = {"gram": True, "modified": True, "description": None}
+    learning, judging = (
+        walk(model, every, batches, **options),
+        walk(model, every, held_out, **options),
+    )
+    bar = tqdm(total=sum(len(block.linears) for block in every), desc="prune", unit="linear")
     for (block, statistics), (_, kept_back) in zip(learning, judging):
+        warn_if_singular(block, statistics)
         for linear in block.linears:
             before, started = linear.module.weight.data.clone(), time.perf_counter()
             own = pattern if isinstance(pattern, str) else pattern[linear.name]
@@ -119,6 +124,8 @@ def prune(
                     seconds=time.perf_counter() - started,
                 )
             )
+            bar.update()
+    bar.close()
     return pruned
 
 
