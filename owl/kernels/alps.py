@@ -9,8 +9,8 @@ support still changes, conjugate gradients at the end. Differences:
   to grow faster. On the published reference layers that leaves 1 to 17 % less error than the
   authors' code.
 - ADMM only decides the support; it runs in float32. The decomposition and the refit are float64.
-  On tiny.en at 50 % a linear takes 100 to 180 steps: 1536 inputs and 384 outputs some 7 s on one
-  thread, a quarter of what float64 with the full dual step and a slower growth took (294 steps),
+  On tiny.en at 50 % a linear takes 100 to 180 steps: 1536 inputs and 384 outputs 7 to 9 s on one
+  thread, a quarter of what float64 with the full dual step and a slower growth took (290 to 360),
   for an error 0.98 to 1.01 times as large.
 - Conjugate gradients start from ADMM's own values and leave a row alone that is done, so a few hard
   rows do not hold up the others.
