@@ -97,9 +97,11 @@ sweep: setup ## The grid of methods, then the comparison: SWEEP=….json JOBS=2 
 	  $(if $(call said,SCHEDULER),--scheduler $(SCHEDULER)) && \
 	$(PY) -m owl.report.comparison $(SWEEP_FILE)
 
-bench: setup ## Speed, memory and choices side by side: BENCH_CONFIG=…, GROWTH=1 by model size
+bench: setup ## Speed, memory and choices side by side: BENCH_CONFIG=…, LINEARS=1, GROWTH=1 by model size
 ifneq ($(call said,GROWTH),)
 	$(PY) -m benchmarks.growth $(call said,SHAPE)
+else ifneq ($(call said,LINEARS),)
+	$(PY) -m benchmarks.linears $(BENCHED)
 else
 	$(PY) -m benchmarks.bench $(BENCHED)
 	$(PY) -m benchmarks.narrow $(BENCHED)

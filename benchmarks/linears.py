@@ -1,6 +1,12 @@
-"""What a better solver gains linear by linear: the error of ALPS beside SparseGPT's, on the dense
-model's inputs, at the levels of the published tables.
+"""What a better solver gains linear by linear, and what it costs: the error of ALPS beside
+SparseGPT's and the seconds of both, on the dense model's inputs, at the levels of the published
+tables.
+
+`python -m benchmarks.linears CONFIG`; a part of `make bench`, alone with LINEARS=1.
 """
+
+import sys
+import time
 
 import pandas as pd
 
@@ -26,11 +32,24 @@ def main(path: str) -> None:
     print(table.to_string(float_format=lambda value: f"{value:.3f}"))
     worst = found.loc[found.ratio.idxmax()]
     print(f"highest: {worst.linear} at {worst.level}, {worst.ratio:.3f}")
+    print("\nby kind of linear: median error and seconds of one linear, and alps ÷ sparsegpt")
+    print(by_kind(found).to_string(index=False, float_format=lambda value: f"{value:.3g}"))
+
+
+def by_kind(found: pd.DataFrame) -> pd.DataFrame:
+    """Medians of what `ratios` made, one row per kind and level."""
+    columns = ["sparsegpt", "alps", "sparsegpt s", "alps s"]
+    table = found.groupby(["kind", "level"], sort=False)[columns].median().reset_index()
+    table["error ratio"] = table["alps"] / table["sparsegpt"]
+    table["time ratio"] = table["alps s"] / table["sparsegpt s"]
+    return table
 
 
 def ratios(path: str, levels) -> pd.DataFrame:
-    """One row per linear and level (a sparsity or an N:M pattern): linear, level, sparsegpt, alps
-    (relative output errors), ratio (NaN where sparsegpt makes none).
+    """One row per linear and level (a sparsity or an N:M pattern): linear, kind ("decoder fc1",
+    attention without its projection), level, sparsegpt, alps (relative output errors), "sparsegpt
+    s", "alps s" (seconds, with what a linear shares with others of the same inputs), ratio (of the
+    errors; NaN where sparsegpt makes none).
     """
     config, model, processor, every, labels = ready(path, "alps")
     batches = calibration_text.calibration_batches(config, Whisper(model, processor), labels)
@@ -40,25 +59,36 @@ def ratios(path: str, levels) -> pd.DataFrame:
         model, every, batches, gram=True, modified=False, description="linears"
     ):
         for linear in block.linears:
-            made = {
-                method: factors.of(linear, statistics[linear.name], False)
-                for method, factors in shared.items()
-            }
+            made, prepared = {}, {}
+            for method, factors in shared.items():
+                started = time.perf_counter()
+                made[method] = factors.of(linear, statistics[linear.name], False)
+                prepared[method] = time.perf_counter() - started
+            part, attention = linear.name.split(".")[0], linear.kind.split(".")[0]
             for level in levels:
-                errors = {
-                    method: _error(linear.module.weight.data, method, level, *made[method])
-                    for method in shared
-                }
+                errors, seconds = {}, {}
+                for method in shared:
+                    started = time.perf_counter()
+                    pruned = _pruned(linear.module.weight.data, method, level, *made[method])
+                    seconds[f"{method} s"] = prepared[method] + time.perf_counter() - started
+                    errors[method] = relative_output_error(
+                        linear.module.weight.data, pruned, made[method][0]
+                    )
                 ratio = (
                     errors["alps"] / errors["sparsegpt"] if errors["sparsegpt"] else float("nan")
                 )
-                rows.append({"linear": linear.name, "level": level, **errors, "ratio": ratio})
+                rows.append(
+                    {"linear": linear.name, "kind": f"{part} {attention}", "level": level}
+                    | errors
+                    | seconds
+                    | {"ratio": ratio}
+                )
     return pd.DataFrame(rows)
 
 
-def _error(weight, method: str, level, gram, factors) -> float:
+def _pruned(weight, method: str, level, gram, factors):
     target = {"pattern": level} if isinstance(level, str) else {"sparsity": level}
-    pruned = prune_weight(
+    return prune_weight(
         weight,
         gram,
         method=method,
@@ -67,4 +97,7 @@ def _error(weight, method: str, level, gram, factors) -> float:
         damping=DAMPING,
         factors=factors,
     )
-    return relative_output_error(weight, pruned, gram)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

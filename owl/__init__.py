@@ -2,8 +2,14 @@
 notebooks call the rooms.
 """
 
+import os
 import sys
 from pathlib import Path
+
+# OpenMP's threads, torch's among them, wait asleep: spinning for milliseconds after every parallel
+# step they keep the cores from each other where two processes share them. It is read once, when
+# torch is imported, which only modules under this one do; processes started from here inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # the repository: defaults, generated folders and recorded paths are relative to it
 ROOT = Path(__file__).resolve().parents[1]

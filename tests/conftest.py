@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import owl  # noqa: F401  says how torch's threads wait, which counts when torch is imported
+
+# isort: split
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -3,6 +3,7 @@ the authors' own errors (../shared).
 """
 
 from itertools import combinations
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -30,13 +31,19 @@ def error(before, after, gram):
     ).item()
 
 
+def half(score):
+    kept = torch.zeros(score.numel(), dtype=torch.bool)
+    kept[score.flatten().topk(score.numel() // 2).indices] = True
+    return kept.view_as(score)
+
+
 def target(text):
     return dict(pattern=text) if ":" in text else dict(sparsity=float(text))
 
 
 def test_the_support_of_one_row_is_near_the_best_of_all_supports():
     """ADMM is a heuristic: over twenty small rows with correlated inputs its error may exceed the
-    exhaustive optimum's by a quarter.
+    exhaustive optimum's by 15 %.
     """
     generator, found, best = torch.Generator().manual_seed(0), 0.0, 0.0
     for _ in range(20):
@@ -52,7 +59,7 @@ def test_the_support_of_one_row_is_near_the_best_of_all_supports():
         best += min(
             error(weight, reference.refit(weight, gram, mask, 0.01), gram) for mask in masks
         )
-    assert best <= found * (1 + 1e-9) and found <= 1.25 * best
+    assert best <= found * (1 + 1e-9) and found <= 1.15 * best
 
 
 @pytest.mark.parametrize("goal", TARGETS)
@@ -120,3 +127,26 @@ def test_dead_inputs_go_first_whatever_the_scale_of_the_gram_matrix():
     whole = prune_weight(weight, gram, method="alps", sparsity=0.5)
     small = prune_weight(weight, 1e-6 * gram, method="alps", sparsity=0.5)
     assert not whole[:, 3].any() and torch.equal(whole != 0, small != 0)
+
+
+@pytest.mark.parametrize("damping", [1e-2, 1e-6, 0.0])
+def test_a_singular_gram_matrix_takes_no_more_steps_and_loses_next_to_nothing(damping):
+    """Fewer rows than weights to keep: the support can give the same outputs."""
+    generator, steps = torch.Generator().manual_seed(0), []
+    weight = torch.randn(48, 64, generator=generator, dtype=torch.float64)
+    for rows in (400, 20):
+        inputs = torch.randn(rows, 64, generator=generator, dtype=torch.float64)
+        gram, keep = inputs.T @ inputs, Mock(side_effect=half)
+        pruned = alps.solve(weight, alps.decompose(gram, damping), keep)
+        steps.append(keep.call_count)
+    assert steps[1] <= 1.5 * steps[0] and (pruned != 0).sum() == weight.numel() // 2
+    assert error(weight, pruned, gram) < 1e-3
+
+
+def test_the_support_does_not_depend_on_the_scale_of_the_weights(layer):
+    """ADMM runs in float32, whose range is narrow."""
+    weight, gram = layer[0].double(), layer[1].double()
+    plain = prune_weight(weight, gram, method="alps", sparsity=0.5)
+    for factor in (2.0**-200, 2.0**200):
+        scaled = prune_weight(weight * factor, gram, method="alps", sparsity=0.5)
+        assert torch.equal(scaled != 0, plain != 0)

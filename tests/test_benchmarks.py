@@ -49,13 +49,25 @@ def test_an_allocation_is_timed_and_its_database_counted_apart(few, name, monkey
 
 @pytest.mark.slow
 def test_alps_is_never_above_sparsegpt_on_linears_of_the_demo(few):
-    """Two blocks of eight; `make bench` prints the ratio over all of them."""
+    """Two blocks of eight; `make bench` prints errors and seconds over all of them."""
     raw = json.loads(Path(few).read_text())
     raw["pruning"]["target_modules"] = ["encoder.layers.0", "decoder.layers.3"]
     Path(few).write_text(json.dumps(raw))
     found = linears.ratios(few, (0.7, "2:4"))
     assert len(found) == 2 * (6 + 10) and (found.sparsegpt > 0).all()
     assert found.ratio.max() < 1
+    kinds = linears.by_kind(found)
+    assert list(kinds.kind[::2]) == [
+        "encoder self_attn",
+        "encoder fc1",
+        "encoder fc2",
+        "decoder self_attn",
+        "decoder encoder_attn",
+        "decoder fc1",
+        "decoder fc2",
+    ]
+    assert (kinds[["sparsegpt s", "alps s"]] > 0).all(axis=None)
+    assert (kinds["error ratio"] < 1).all()
 
 
 @pytest.mark.slow

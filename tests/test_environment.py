@@ -2,7 +2,10 @@
 All of it is behaviour.
 """
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -11,6 +14,21 @@ import yaml
 from tests.conftest import ROOT
 
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks GNU's OpenMP, which torch has on Linux")
+@pytest.mark.parametrize("chosen, spins", [({}, False), ({"OMP_WAIT_POLICY": "ACTIVE"}, True)])
+def test_threads_wait_asleep_unless_the_environment_says_otherwise(chosen, spins):
+    """OpenMP tells what it read when torch was imported."""
+    inherited = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    said = subprocess.run(
+        [sys.executable, "-c", "import owl.kernels.solvers"],
+        env=inherited | {"PYTHONPATH": str(ROOT), "OMP_DISPLAY_ENV": "VERBOSE"} | chosen,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    assert (re.search(r"GOMP_SPINCOUNT = '(\d+)'", said)[1] != "0") == spins
 
 
 def pins():

@@ -7,6 +7,7 @@ Only behaviour: identities at sparsity 0 and 1, dtype, dead features, bad input.
 import pytest
 import torch
 
+from owl.kernels import solvers
 from owl.kernels.records import SOLVERS as METHODS
 from owl.kernels.solvers import parse_pattern, prune_weight
 from tests import reference
@@ -213,3 +214,19 @@ def test_sparsegpt_equals_the_published_implementation(golden, name):
         )
         # stated to six decimals
         assert error.item() == pytest.approx(published[key], abs=2e-6), key
+
+
+@pytest.mark.parametrize("count", [1, 700, 5000, 9999, 10000])
+@pytest.mark.parametrize("spread", ["normal", "equal", "mostly zero", "by column"])
+def test_the_largest_scores_are_those_of_a_full_sort(count, spread):
+    score = torch.randn(100, 100, generator=torch.Generator().manual_seed(0)).abs()
+    score = {
+        "normal": score,
+        "equal": torch.ones(100, 100),
+        "mostly zero": score.where(score > 2, 0),
+        "by column": torch.arange(100.0).expand(100, 100),
+    }[spread]
+    kept = solvers._largest(score, count)
+    assert kept.sum() == count
+    largest = score.flatten().sort(descending=True).values[:count]
+    assert torch.equal(score[kept].sort(descending=True).values, largest)

@@ -10,6 +10,7 @@ than int(numel·S); alps prunes int(numel·S). Arithmetic is float64, on the CPU
 device has none. Which linears to prune and what follows from it is `owl.prune.weights`'s business.
 """
 
+import math
 from dataclasses import dataclass
 from pkgutil import resolve_name
 
@@ -21,6 +22,8 @@ from owl.kernels import alps
 from owl.kernels.gram import check_finite, damped
 from owl.kernels.patterns import parse_pattern
 from owl.kernels.records import SOLVERS, Solver
+
+SAMPLE = 4096  # scores that tell where a matrix's threshold is, about
 
 
 @dataclass(frozen=True)
@@ -164,11 +167,20 @@ def _smallest(score: Float[Tensor, "*rows n"], count: int) -> Bool[Tensor, "*row
 
 
 def _largest(score: Float[Tensor, "out in"], count: int) -> Bool[Tensor, "out in"]:
-    """True for the `count` largest scores of the matrix; faster than sorting, which among equals
-    decides.
+    """True for the `count` largest scores of the matrix, some of those that are equal to the last.
+
+    A sorted sample tells between which two scores the last one most likely lies; only those in
+    between are then compared, which takes half the time on a CPU.
     """
-    kept = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
-    kept[score.flatten().topk(count, sorted=False).indices] = True
+    flat = score.flatten()
+    some = flat[:: len(flat) // SAMPLE + 1 | 1].sort(descending=True).values
+    last, spread = count * len(some) // len(flat), 2 * math.isqrt(len(some))  # 4 σ
+    high, low = some[max(last - spread, 0)], some[min(last + spread, len(some) - 1)]
+    kept, near = flat > high, ((flat >= low) & (flat <= high)).nonzero().flatten()
+    missing = count - int(kept.sum())
+    if not 0 <= missing <= len(near):
+        kept, near, missing = torch.zeros_like(kept), torch.arange(len(flat)).to(near), count
+    kept[near[flat[near].topk(missing, sorted=False).indices]] = True
     return kept.view_as(score)
 
 
