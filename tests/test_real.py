@@ -24,12 +24,11 @@ from owl.model.whisper import Whisper
 from owl.prune import calibration, calibration_text, weights
 
 pytestmark = pytest.mark.slow
-# what OpenAI's tiny.en hears in the three shortest clips of speaker 1688
+# what OpenAI's tiny.en hears in three clips, word for word
 HEARD = {
     "1688-142285-0002": "You don't mean that you thought me so silly.",
-    "1688-142285-0003": "I really liked that account of himself better than anything else, "
-    "he said.",
-    "1688-142285-0005": "You who are always accusing people of being shoppy at Helston.",
+    "1688-142285-0003": "I really like that account of himself, better than anything else he said.",
+    "1688-142285-0005": "You who were always accusing people of being shopy at Halston.",
 }
 
 
