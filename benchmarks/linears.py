@@ -16,10 +16,9 @@ from owl.kernels.gram import relative_output_error
 from owl.kernels.solvers import prune_weight
 from owl.model.whisper import Whisper
 from owl.prune import calibration, calibration_text
-from owl.prune.weights import COLUMN_BLOCK, Shared
+from owl.prune.weights import COLUMN_BLOCK, DAMPING, Shared
 
 LEVELS = (0.5, 0.7, 0.8, "2:4", "4:8")
-DAMPING = 0.01
 
 
 def main(path: str) -> None:
@@ -53,7 +52,7 @@ def ratios(path: str, levels) -> pd.DataFrame:
     """
     config, model, processor, every, labels = ready(path, "alps")
     batches = calibration_text.calibration_batches(config, Whisper(model, processor), labels)
-    shared = {method: Shared(method, DAMPING) for method in ("sparsegpt", "alps")}
+    shared = {method: Shared(method) for method in ("sparsegpt", "alps")}
     rows = []
     for block, statistics in calibration.walk(
         model, every, batches, gram=True, modified=False, description="linears"

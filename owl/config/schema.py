@@ -76,7 +76,7 @@ class Calibration(Section):
     seed: Seed = 0
     labels: Literal["model", "reference"] = "model"
     windows: Literal["packed", "single"] = "packed"  # several clips a window, or one
-    padding: Literal["exclude", "include"] = "exclude"
+    padding: Literal["exclude", "include"] = "include"
 
 
 class Schedule(Section):

@@ -4,7 +4,7 @@ pruned block's output.
 Which sparsity each linear gets is decided before (`owl.kernels.allocation`); which weights of a
 linear go is decided by `owl.kernels.solvers`. A decoder's linears see few rows beside their inputs,
 and a solver fits those: so some clips are held out, on which every linear's error is measured
-again, and which choose the damping.
+again.
 """
 
 import time
@@ -23,8 +23,7 @@ from owl.model.whisper import Block, Linear
 from owl.prune.calibration import Batch, Statistics, walk, warn_if_singular
 
 COLUMN_BLOCK = 128  # sparsegpt's lazy-update width, columns
-DAMPING = 0.01  # of the published codes, share of the mean diagonal
-DAMPINGS = (0.003, DAMPING, 0.03, 0.1)  # what held-out clips choose from
+DAMPING = 0.03  # share of the Gram matrix' mean diagonal; the published codes' 0.01 overfits
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ class PrunedLinear:
     sparsity: float
     error: float
     held_out_error: float | None
-    damping: float | None  # None: the solver has none
     seconds: float
 
 
@@ -57,22 +55,22 @@ def prune(
     method: str,
     pattern: str | Mapping[str, str] = "unstructured",
     held_out: Sequence[Batch] = (),
+    damping: float = DAMPING,
     bias_refit: bool = False,
 ) -> list[PrunedLinear]:
     """Prune the linears of `every` in place, one block after the other; `sparsities` by linear name
     (ignored by an N:M pattern).
 
-    `pattern`: one for all, or by linear name (mixed N:M; "M:M" leaves a linear as it is). Where
-    there is `held_out` audio, solvers that update kept weights take for each linear the one of
-    DAMPINGS that errs least there. With `bias_refit` a linear that has a bias gets the one that
-    makes its mean output on the calibration rows the dense one's, and solvers that update kept
-    weights then minimise what no bias can mend: the error of the centred inputs.
+    `pattern`: one for all, or by linear name (mixed N:M; "M:M" leaves a linear as it is).
+    `held_out`: batches that errors are measured on again and nothing else. With `bias_refit` a
+    linear that has a bias gets the one that makes its mean output on the calibration rows the dense
+    one's, and solvers that update kept weights then minimise what no bias can mend: the error of
+    the centred inputs.
 
     Raises MissedTarget where the realised sparsity is off its target by more than the solver's
     `count` in `owl.kernels.records.SOLVERS`; nothing may differ for N:M.
     """
-    pruned, shared, solver = [], Shared(method), solver_of(method)
-    dampings = DAMPINGS if held_out and solver.updates else (DAMPING,)
+    pruned, shared, solver = [], Shared(method, damping), solver_of(method)
     options = {"gram": True, "modified": True, "description": None}
     learning, judging = (
         walk(model, every, batches, **options),
@@ -86,21 +84,16 @@ def prune(
             own = pattern if isinstance(pattern, str) else pattern[linear.name]
             target, seen = _target(sparsities[linear.name], own), statistics[linear.name]
             moves_bias = bias_refit and linear.module.bias is not None
-            judge = kept_back[linear.name]
-            tries = []
-            for damping in dampings:
-                gram, made = shared.of(linear, seen, moves_bias and solver.updates, damping)
-                after = prune_weight(
-                    before,
-                    gram,
-                    method=method,
-                    **target,
-                    block_size=COLUMN_BLOCK,
-                    damping=damping,
-                    factors=made,
-                )
-                tries.append((_error(before, after, judge, moves_bias), damping, after))
-            held_out_error, damping, after = min(tries, key=lambda one: one[0] or 0.0)
+            gram, factors = shared.of(linear, seen, moves_bias and solver.updates)
+            after = prune_weight(
+                before,
+                gram,
+                method=method,
+                **target,
+                block_size=COLUMN_BLOCK,
+                damping=damping,
+                factors=factors,
+            )
             linear.module.weight.data.copy_(after)
             if moves_bias:
                 linear.module.bias.data += (
@@ -119,8 +112,7 @@ def prune(
                     target_sparsity=sparsities[linear.name],
                     sparsity=sparsity,
                     error=_error(before, after, seen, moves_bias),
-                    held_out_error=held_out_error,
-                    damping=damping if solver.updates else None,
+                    held_out_error=_error(before, after, kept_back[linear.name], moves_bias),
                     seconds=time.perf_counter() - started,
                 )
             )
@@ -146,21 +138,17 @@ class Shared:
     the latest other inputs.
     """
 
-    def __init__(self, method: str):
-        self.method = method
-        self.made: dict[tuple[bool, bool], tuple[Statistics, Tensor, dict[float, object]]] = {}
+    def __init__(self, method: str, damping: float = DAMPING):
+        self.method, self.damping = method, damping
+        self.made: dict[tuple[bool, bool], tuple[Statistics, Tensor, object]] = {}
 
-    def of(
-        self, linear: Linear, seen: Statistics, centred: bool, damping: float = DAMPING
-    ) -> tuple[Tensor, object]:
+    def of(self, linear: Linear, seen: Statistics, centred: bool) -> tuple[Tensor, object]:
         """(Gram matrix, factors) of the inputs, or of the inputs minus their mean."""
         slot = linear.inputs == "encoder output", centred
         if slot not in self.made or self.made[slot][0] is not seen:
-            self.made[slot] = seen, seen.centred if centred else seen.gram, {}
-        _, gram, factors = self.made[slot]
-        if damping not in factors:
-            factors[damping] = factorise(gram, method=self.method, damping=damping)
-        return gram, factors[damping]
+            gram = seen.centred if centred else seen.gram
+            self.made[slot] = seen, gram, factorise(gram, method=self.method, damping=self.damping)
+        return self.made[slot][1:]
 
 
 def spread(every: Sequence[Block], per_block: Sequence[float]) -> dict[str, float]:
