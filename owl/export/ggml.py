@@ -16,6 +16,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from owl.errors import UnsupportedFormat
 from owl.export.ggml_file import (
     BLOCK,
+    F32,
     FREQUENCIES,
     GRIDS,
     Sizes,
@@ -96,9 +97,8 @@ def _sizes(model, grid: str) -> Sizes:
 
 def _check_weights(weights: dict, wanted: dict) -> None:
     """UnsupportedFormat where a tensor is not as whisper.cpp has it, or beyond float16."""
-    for name in wanted.keys() | weights.keys():
-        if name not in wanted or name not in weights:
-            raise UnsupportedFormat(f"whisper.cpp and the model do not both have the tensor {name}")
+    if odd := sorted(wanted.keys() ^ weights.keys()):
+        raise UnsupportedFormat(f"whisper.cpp and the model do not both have the tensor {odd[0]}")
     for name, tensor in wanted.items():
         shape = tuple(weights[name].shape)
         if shape != tensor.shape and shape != tensor.shape[:1]:  # a convolution's bias
@@ -108,8 +108,9 @@ def _check_weights(weights: dict, wanted: dict) -> None:
                 f"block; the model has lost {what}: {name} is {' × '.join(map(str, shape))}, not "
                 f"{' × '.join(map(str, tensor.shape))}"
             )
-        if not torch.isfinite(weights[name].half()).all():
-            raise UnsupportedFormat(f"{name} has a value beyond float16, or none at all")
+        stored = weights[name] if tensor.type == F32 else weights[name].half()
+        if not torch.isfinite(stored).all():
+            raise UnsupportedFormat(f"{name} has a value beyond float16, or one that is no number")
 
 
 def _check_tokens(asr: Whisper) -> None:

@@ -85,8 +85,8 @@ def load_compact(
 
 
 def outline(name: str, cache_dir: str | None = None) -> Whisper:
-    """The model as `load` gives it, but for its weights, which are on no device: for what needs
-    only its sizes, settings and processor. ModelError as `load`.
+    """What `load` gives, but for the weights, which are on no device: for what needs only sizes,
+    settings and processor of a model that was loaded before.
     """
     config = AutoConfig.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
     with torch.device("meta"):
