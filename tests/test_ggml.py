@@ -24,6 +24,7 @@ from owl.export.measure import in_fresh_process, measure
 from owl.export.whispercpp import CppWhisper, cpp_decoder
 from owl.model import loading
 from owl.model.decoding import torch_decoder
+from owl.model.shapes import drop_layers, remember
 from owl.model.whisper import Whisper
 from owl.run.experiment import evaluation_sets
 from tests.conftest import ROOT
@@ -355,9 +356,13 @@ def test_a_file_that_cannot_be_finished_is_not_there(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_with_fewer_layers_on_one_side_is_written(tmp_path):
-    export_ggml(tiny(decoder_layers=1), tmp_path)
-    assert check(tmp_path / FILE).text_layers == 1
+def test_a_model_that_lost_whole_layers_is_written(tmp_path):
+    asr = tiny()
+    drop_layers(asr.model, ["decoder.1", "encoder.0"])
+    remember(asr.model)
+    export_ggml(asr, tmp_path)
+    sizes = check(tmp_path / FILE)
+    assert (sizes.audio_layers, sizes.text_layers) == (1, 2)
 
 
 def test_a_whole_file_is_known_by_its_sizes(written, contents):
