@@ -46,7 +46,8 @@ def test_a_row_is_what_the_files_hold():
     assert exported.public()["format"] == "onnx-int8" and exported.public()["path"] is None
     assert DENSE.public()["format"] == "dense fp16"
     assert not {"name", "dense", "path", "loads_in", "same_text"} & set(DENSE.public())
-    assert (exported.int8, ONNX.int8, row("dense ct2-int8", 1, 1, 1).int8) == (True, False, True)
+    rounded = [one.rounded for one in (exported, ONNX, row("dense ggml-q5_0", 1, 1, 1))]
+    assert rounded == [True, False, True]
     table = advice.frame([exported])
     assert table[["format", "dense", "low", "high"]].values.tolist() == [
         ["onnx-int8", False, 0.05, 0.15]
@@ -424,9 +425,9 @@ def test_the_transposed_embedding_becomes_a_constant_and_the_int8_folder_decodes
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_names_code_that_make_sees_a_runtime_and_float_forms(name):
     one = FORMATS[name]
-    assert one.runtime in ("pytorch", "onnxruntime", "ctranslate2")
+    assert one.runtime in ("pytorch", "onnxruntime", "ctranslate2", "whisper.cpp")
     assert one.name == name and set(one.dense) <= set(FORMATS)
-    assert one.int8_of is None or FORMATS[one.int8_of].int8_of is None
+    assert one.rounds is None or FORMATS[one.rounds].rounds is None
     seen = closure("import owl.export.table")
     for code in (one.save, one.loads_in):
         if ":" in code:

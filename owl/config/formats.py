@@ -6,6 +6,9 @@ imported when it is used: runtimes take seconds to import, and a config needs no
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+INT8 = "int8"
+EIGHT_BITS = (INT8, "q8_0")  # grids
+
 
 @dataclass(frozen=True)
 class Format:
@@ -17,11 +20,12 @@ class Format:
     """
 
     name: str
-    runtime: str  # "pytorch", "onnxruntime" or "ctranslate2"
+    runtime: str  # "pytorch", "onnxruntime", "ctranslate2" or "whisper.cpp"
     save: str
     loads_in: str
-    # the float format that this one rounds; `save` is given int8=True
-    int8_of: str | None = None
+    # the float format that this one rounds, and to what: `save` is given int8=True, or grid="…"
+    rounds: str | None = None
+    grid: str = INT8
     # as models are published: in the precision of what was pruned, with card, metadata and metrics;
     # `save` is given dtype and these
     published: bool = False
@@ -31,6 +35,7 @@ class Format:
 
 
 _HF, _ONNX, _CT2 = "owl.export.huggingface", "owl.export.onnx", "owl.export.ct2"
+_IN_GGML = "whisper.cpp", "owl.export.ggml:export_ggml", "whisper.cpp"
 _COMPACT = "pytorch", f"{_HF}:export_compact", "owl.load"
 _IN_ONNX = "onnxruntime", f"{_ONNX}:export_onnx", "onnxruntime"
 _IN_CT2 = "ctranslate2", f"{_CT2}:export_ct2", f"{_CT2}:loads_in"
@@ -40,18 +45,25 @@ FORMATS = {
     for one in (
         Format("hf", "pytorch", f"{_HF}:save_hf", f"{_HF}:loads_in", published=True),
         Format("compact", *_COMPACT, dense=("compact-int8",)),
-        Format("compact-int8", *_COMPACT, int8_of="compact", dense=("compact-int8",)),
+        Format("compact-int8", *_COMPACT, rounds="compact", dense=("compact-int8",)),
         Format("onnx", *_IN_ONNX, dense=("onnx",)),
-        Format("onnx-int8", *_IN_ONNX, int8_of="onnx", dense=("onnx", "onnx-int8")),
+        Format("onnx-int8", *_IN_ONNX, rounds="onnx", dense=("onnx", "onnx-int8")),
         Format("ct2", *_IN_CT2, dense=("ct2",)),
-        Format("ct2-int8", *_IN_CT2, int8_of="ct2", dense=("ct2", "ct2-int8")),
+        Format("ct2-int8", *_IN_CT2, rounds="ct2", dense=("ct2", "ct2-int8")),
+        Format("ggml", *_IN_GGML, dense=("ggml",)),
+        *(
+            Format(f"ggml-{grid}", *_IN_GGML, "ggml", grid, dense=("ggml", f"ggml-{grid}"))
+            for grid in ("q8_0", "q5_0", "q4_0")
+        ),
     )
 }
 
 
 def with_int8(names: Sequence[str]) -> list[str]:
-    """`names`, each followed by its int8 form; ONNX's is added where none of them has one."""
-    forms = {one.int8_of: one.name for one in FORMATS.values() if one.int8_of}
+    """`names`, each followed by its 8-bit form; ONNX's is added where none of them has one."""
+    forms = {
+        one.rounds: one.name for one in FORMATS.values() if one.rounds and one.grid in EIGHT_BITS
+    }
     both = [form for name in names for form in (name, forms.get(name)) if form]
-    rounded = any(FORMATS[name].int8_of for name in both)
+    rounded = any(FORMATS[name].rounds for name in both)
     return list(dict.fromkeys(both if rounded else [*both, "onnx-int8"]))

@@ -204,7 +204,7 @@ class Evaluation(Section):
 
 
 class Quantization(Section):
-    enabled: bool = False  # adds the int8 form of every format that has one
+    enabled: bool = False  # adds the 8-bit form of every format that has one
     bits: Literal[8] = Field(
         8, description="must be 8: int8 is what the exported runtimes compute in"
     )
@@ -254,7 +254,7 @@ class Config(Section):
 
     @property
     def formats(self) -> list[str]:
-        """What is exported, in order; with quantization each plain format is followed by its int8
+        """What is exported, in order; with quantization each plain format is followed by its 8-bit
         form, and ONNX's is added if there is none.
         """
         names = self.output.formats

@@ -86,8 +86,8 @@ class Row:
         return self.cer_interval if self.unit == "characters" else self.wer_interval
 
     @property
-    def int8(self) -> bool:
-        return self.name in FORMATS and FORMATS[self.name].int8_of is not None
+    def rounded(self) -> bool:
+        return self.name in FORMATS and FORMATS[self.name].rounds is not None
 
     def public(self) -> dict:
         """The row as export.json and summary.json hold it."""
@@ -120,7 +120,7 @@ def speedup(row: Row, rows: Sequence[Row]) -> float | None:
     """How many times as fast as the dense model in the same runtime (its float form) a row is; None
     where that was not measured.
     """
-    same = [one for one in rows if one.dense and one.runtime == row.runtime and not one.int8]
+    same = [one for one in rows if one.dense and one.runtime == row.runtime and not one.rounded]
     return row.rtfx / same[0].rtfx if same and same[0].rtfx else None
 
 

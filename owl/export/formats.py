@@ -10,7 +10,7 @@ from pkgutil import resolve_name
 import torch
 from transformers import AutoConfig
 
-from owl.config.formats import FORMATS
+from owl.config.formats import FORMATS, INT8
 from owl.errors import UnsupportedFormat
 from owl.evaluate.compare import broken, headline
 from owl.export import huggingface
@@ -56,7 +56,8 @@ def save(name: str, asr: Whisper, folder: Path, *, dtype: torch.dtype, papers: d
     """
     wanted = FORMATS[name]
     options = {"dtype": dtype, **papers} if wanted.published else {}
-    options |= {"int8": True} if wanted.int8_of else {}
+    if wanted.rounds:
+        options |= {"int8": True} if wanted.grid == INT8 else {"grid": wanted.grid}
     resolve_name(wanted.save)(asr, folder, **options)
 
 

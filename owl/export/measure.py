@@ -23,6 +23,7 @@ from owl.data.load import Dataset
 from owl.evaluate.transcribe import Transcription, transcribe
 from owl.model import accelerate
 from owl.model.decoding import Decoder, torch_decoder
+from owl.model.loading import outline
 from owl.run.experiment import load_model
 from owl.run.record import peak_rss_bytes
 
@@ -104,11 +105,19 @@ def loader(runtime: str, config: Config) -> Callable:
     if runtime == "onnxruntime":
         from owl.export.onnx import OnnxWhisper, onnx_decoder
 
-        return lambda folder: _opened(OnnxWhisper(folder, threads), folder, onnx_decoder)
+        return lambda folder: _opened(OnnxWhisper(folder, threads), onnx_decoder, folder)
     if runtime == "ctranslate2":
         from owl.export.ct2 import Ct2Whisper, ct2_decoder
 
-        return lambda folder: _opened(Ct2Whisper(folder, threads), folder, ct2_decoder)
+        return lambda folder: _opened(Ct2Whisper(folder, threads), ct2_decoder, folder)
+    if runtime == "whisper.cpp":
+        from owl.export.whispercpp import CppWhisper, cpp_decoder
+
+        # what a pruned model has of its original and the file has no place for
+        name, cache_dir = config.model.name, config.model.cache_dir
+        return lambda folder: _opened(
+            CppWhisper(folder, outline(name, cache_dir), threads), cpp_decoder
+        )
 
     def load(folder: Path | None):
         # as 03_evaluation transcribes
@@ -130,11 +139,12 @@ def weights_digest(model, dtype: torch.dtype) -> str:
     return digest.hexdigest()
 
 
-def _opened(whisper, folder: Path, make: Callable):
+def _opened(whisper, make: Callable, folder: Path | None = None):
+    """`folder`: where the processor lies, if not with `whisper`."""
     from transformers import WhisperProcessor
 
     return (
-        WhisperProcessor.from_pretrained(folder),
+        WhisperProcessor.from_pretrained(folder) if folder else whisper.settings.processor,
         lambda processor, language, cap: make(
             whisper, processor, language=language, max_new_tokens=cap
         ),

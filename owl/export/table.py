@@ -53,7 +53,7 @@ def measure_row(
         for one, other in zip(found.said, memory)
         for a, b in zip(one.transcripts, other.transcripts)
     ]
-    compared = found.weights is not None and not wanted.int8_of
+    compared = found.weights is not None and not wanted.rounds
     if compared and found.weights != weights_digest(pruned.model, stored):
         shutil.rmtree(folder)
         raise RuntimeError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoConfig,
     GenerationConfig,
     WhisperConfig,
     WhisperForConditionalGeneration,
@@ -80,6 +81,18 @@ def load_compact(
     model.config.dtype = config.dtype
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    return Whisper(model.eval(), processor)
+
+
+def outline(name: str, cache_dir: str | None = None) -> Whisper:
+    """What `load` gives, but for the weights, which are on no device: for what needs only sizes,
+    settings and processor of a model that was loaded before.
+    """
+    config = AutoConfig.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
+    with torch.device("meta"):
+        model = kind_of(config)(config)
+    processor = WhisperProcessor.from_pretrained(name, cache_dir=cache_dir)
+    whisper.settle(name, model, processor, saved_settings(name, cache_dir))
     return Whisper(model.eval(), processor)
 
 

@@ -28,6 +28,8 @@ PACKAGES = (
     "numpy",
     "onnxruntime",
     "ctranslate2",
+    "gguf",
+    "pywhispercpp",
 )
 
 
