@@ -49,7 +49,9 @@ class CppWhisper:
         weakref.finalize(self, pw.whisper_free, self._context)
 
     def greedy(self, audio: np.ndarray, *, language: str | None, max_new_tokens: int) -> Decoded:
-        """The likeliest token at each step of one window (samples,)."""
+        """The likeliest token at each step of one window (samples,). What loops is said up to the
+        cap, and cut afterwards.
+        """
         model = self.settings.model
         settings = model.generation_config
         params = pw.whisper_full_default_params(
@@ -71,7 +73,9 @@ class CppWhisper:
             for segment in range(pw.whisper_full_n_segments(self._context))
             for place in range(pw.whisper_full_n_tokens(self._context, segment))
         ]
-        return text_tokens(said[:max_new_tokens], settings.eos_token_id)
+        end = settings.eos_token_id
+        (decoded,) = text_tokens(torch.tensor([said[:max_new_tokens] or [end]]), end)
+        return decoded
 
 
 def cpp_decoder(
