@@ -32,7 +32,7 @@ def contradictions(pruning) -> Iterator[str]:
             f"{written} gives every block the same sparsity, so the allocation cannot be "
             f"{allocation}; {UNIFORM}"
         )
-    if pruning.group_size and allocation in ("measured", "median"):
+    if pruning.group_size and allocation in ("measured", "median", "fisher"):
         yield f"{written} takes one N per block, {allocation} decides below blocks; {OWL}"
     if share is not None and not isclose(pruning.sparsity, share, abs_tol=1e-6):
         yield (
@@ -75,8 +75,10 @@ def contradictions(pruning) -> Iterator[str]:
             'recovery compares block with block, and structures ["layers"] leaves fewer of them; '
             'set recovery to "none" (RECOVERY=none) or structures to ["heads", "neurons"]'
         )
-    if allocation == "measured":
-        yield f"allocation measured measures single weights, not whole heads, neurons; {UNIFORM}"
+    if allocation in ("measured", "fisher"):
+        yield (
+            f"allocation {allocation} judges single weights, not whole heads, neurons; {UNIFORM}"
+        )
     if pruning.structured.equal_widths and "heads" in structures:
         yield (
             "equal_widths is for runtimes that cannot load fewer heads; set structures to "

@@ -6,7 +6,7 @@ a third larger than its encoder blocks, so "owl" uses the mean weighted by weigh
 the target exactly. "owl-equal" keeps the published arithmetic for comparison and misses the target.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil, floor, gcd, isfinite
 from pkgutil import resolve_name
 
@@ -18,6 +18,9 @@ from owl.kernels.records import ALLOCATIONS
 
 # sparsity that the published code gives a block whose sparsity would be <= 0
 PUBLISHED_FLOOR = 0.01
+# `by_saliency`: how far a linear's sparsity may be from the target, and bins of log saliency
+REACH = 0.2
+LOG_LEAST, LOG_BIN, BINS = -100.0, 0.02, 7500
 
 
 def allocate(
@@ -140,6 +143,32 @@ def median_sparsities(
         pruned = sum((values < middle).sum().item() for values in boosted)
         low, high = (middle, high) if pruned < wanted else (low, middle)
     return [(values < low).sum().item() / values.numel() for values in boosted]
+
+
+def by_saliency(saliencies: Iterable[Tensor], sparsity: float) -> list[float]:
+    """Sparsity per linear when all weights of all linears compete: its share of the least salient,
+    kept within REACH of the target, all together meeting it.
+
+    `saliencies` (out, in) each, not negative. They are sorted into bins of 2 %, so they are needed
+    one at a time.
+    """
+    below, counts = [], []
+    for saliency in saliencies:
+        logs = saliency.double().clamp(min=torch.finfo(torch.float64).tiny).log()
+        bins = ((logs - LOG_LEAST) / LOG_BIN).long().clamp(0, BINS - 1)
+        below.append(torch.bincount(bins.flatten(), minlength=BINS).cumsum(0).cpu())
+        counts.append(saliency.numel())
+    check_allocation([0.0] * len(counts), counts, sparsity)
+    pooled = torch.stack(below)
+    threshold = int((pooled.sum(0) < sparsity * sum(counts)).sum())
+    low, high = max(0.0, sparsity - REACH), min(1.0, sparsity + REACH)
+    shares = [row[threshold].item() / count - low for row, count in zip(pooled, counts)]
+    if sparsity == 0:
+        return [0.0] * len(counts)
+    # the shift that meets the target also makes up for the width of a bin
+    middle = sum(share * count for share, count in zip(shares, counts)) / sum(counts)
+    wanted = [share + sparsity - low - middle for share in shares]
+    return [low + value for value in fit(wanted, counts, sparsity - low, high - low)]
 
 
 def mixed_groups(

@@ -54,6 +54,7 @@ class Allocation:
     decide: str = ""
     width: float | None = None
     level: str = "block"
+    listens: bool = False  # needs passes through the model that only it makes
     slow: bool = False
 
 
@@ -138,12 +139,22 @@ ALLOCATIONS = {
         ),
         Allocation("median", "", (0, (3, 2, 1, 2)), "P", level="linear"),
         Allocation(
+            "fisher",
+            "optimal brain damage with the Fisher information (LeCun et al., 1989; K-FAC, "
+            "arXiv 1503.05671)",
+            (0, (5, 2)),
+            "X",
+            level="linear",
+            listens=True,
+        ),
+        Allocation(
             "measured",
             "measured allocation (unit-wise divergence and budget; EvoPress, arXiv 2410.14649, "
             "for the search)",
             ":",
             "*",
             level="unit",
+            listens=True,
             slow=True,
         ),
     )

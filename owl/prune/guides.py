@@ -106,7 +106,7 @@ class Guides:
         return pd.DataFrame(
             {"block": block.name, "allocation": name, "sparsity": value}
             for name, record in ALLOCATIONS.items()
-            if record.level != "unit"
+            if not record.listens
             for block, value in zip(self.blocks, usable(self.sparsities(name, sparsity)))
         )
 

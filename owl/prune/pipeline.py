@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from owl.config.load import Config
 from owl.model import whisper
 from owl.model.whisper import Block, Whisper, blocks
-from owl.prune import guides, measured, structures, weights
+from owl.prune import guides, measured, sensitivity, structures, weights
 from owl.prune.calibration_text import Labels, calibration_batches
 from owl.prune.weights import PrunedLinear
 
@@ -77,7 +77,11 @@ def plan(
     if config.pruning.allocation == "measured":
         starts = {name: guide.sparsities(name, config.pruning.sparsity) for name in CANDIDATES}
         found = measured.allocate(config, asr, every, labels, starts)
-    sparsities = found.sparsities if found else guides.chosen_sparsities(config, guide)
+        sparsities = found.sparsities
+    elif config.pruning.allocation == "fisher":
+        sparsities = sensitivity.allocate(config, asr, every, labels)
+    else:
+        sparsities = guides.chosen_sparsities(config, guide)
     seconds = found.seconds_search if found else time.perf_counter() - started
     return Plan(sparsities, guides.chosen_patterns(config, sparsities), found, seconds)
 
