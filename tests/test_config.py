@@ -53,7 +53,7 @@ def test_an_almost_empty_file_gets_the_demo_runs_defaults(write):
     )
     assert (pruning.outlier_hyper_lambda, pruning.outlier_hyper_m) == (0.08, 5)
     assert (pruning.calibration.samples, pruning.calibration.seed) == (128, 0)
-    assert (pruning.calibration.labels, pruning.calibration.padding) == ("model", "exclude")
+    assert (pruning.calibration.labels, pruning.calibration.padding) == ("model", "include")
     assert pruning.calibration.dataset.path == str(ROOT / "data/demo/calibration")
     assert config.evaluation.datasets[0].path == str(ROOT / "data/demo/evaluation")
     assert (config.evaluation.batch_size, config.evaluation.max_new_tokens) == (16, None)

@@ -15,6 +15,7 @@ import torch
 from owl.config.formats import FORMATS, Format
 from owl.config.load import load as load_config
 from owl.errors import UnsupportedFormat
+from owl.evaluate.transcribe import Transcript, Transcription
 from owl.export import advice, formats, onnx_graphs, onnx_int8, table
 from owl.export.advice import Row
 from owl.export.measure import in_fresh_process, measure, weights_digest
@@ -232,7 +233,7 @@ def test_a_fresh_process_measures_the_model_that_lies_on_disk(demo):
     settings, model, _, datasets = demo
     # this process is larger than the one that measures; its peak must not count there
     ballast = np.ones(400_000_000, np.uint8)
-    found = in_fresh_process(measure, FORMATS["hf"], None, settings, datasets, torch.float16)
+    found = in_fresh_process(measure, FORMATS["hf"], None, settings, datasets, torch.float16, {})
     assert (
         found.weights
         == weights_digest(model, torch.float16)
@@ -242,6 +243,16 @@ def test_a_fresh_process_measures_the_model_that_lies_on_disk(demo):
     assert 1e8 < found.idle_rss_bytes < found.peak_rss_bytes < peak_rss_bytes() - len(ballast) / 2
     assert 0 < found.first_token_seconds < found.said[0].seconds and found.load_seconds > 0
     assert [one.id for one in found.said[0].transcripts] == [clip.id for clip in datasets[0].clips]
+
+
+@pytest.mark.slow
+def test_a_model_that_was_heard_is_not_asked_again(demo):
+    settings, model, _, datasets = demo
+    said = [Transcription([], 7.0)]
+    given = FORMATS["hf"], None, settings, datasets, torch.float16
+    known = measure(*given, {weights_digest(model, torch.float32): said})
+    assert known.said == said and known.first_token_seconds > 0
+    assert measure(*given, {"another model": said}).said != said
 
 
 @pytest.mark.slow
@@ -351,16 +362,15 @@ def test_large_int8_graphs_leave_no_copies_behind(tmp_path, monkeypatch):
 def test_what_a_fresh_process_raises_is_raised_here(demo, tmp_path):
     settings, _, _, datasets = demo
     with pytest.raises(Exception, match="no complete ONNX Whisper") as caught:
-        in_fresh_process(measure, FORMATS["onnx"], str(tmp_path), settings, datasets, torch.float16)
+        given = FORMATS["onnx"], str(tmp_path), settings, datasets, torch.float16, {}
+        in_fresh_process(measure, *given)
     assert type(caught.value).__name__ == "ModelError"
 
 
 def test_pooled_wer_counts_errors_and_words_of_all_datasets():
-    from owl.evaluate.transcribe import Transcript, Transcription
-
     def said(pairs):
         return Transcription(
-            [Transcript(str(i), a, b, 1.0, None, 1, False, 1) for i, (a, b) in enumerate(pairs)],
+            [Transcript(str(i), a, b, 1.0, None, 1, "end", 1) for i, (a, b) in enumerate(pairs)],
             0.5,
         )
 

@@ -16,6 +16,7 @@ from owl.config.load import Config
 from owl.data.load import Dataset, load_dataset
 from owl.evaluate import compare, divergence, probes, stored, transcribe
 from owl.evaluate.transcribe import FRAME, split_at_silences
+from owl.kernels import texts
 from owl.model import decoding, whisper
 from owl.model.decoding import Decoded, States
 from owl.model.whisper import Whisper
@@ -152,7 +153,7 @@ def test_a_clip_of_several_windows_loops_where_one_of_them_does():
 )
 def test_what_is_broken_is_said_in_plain_words(counts, words):
     one = dict(zip(("repeats", "cap_hits", "insertions_looping"), counts), insertions=298)
-    assert compare.broken(one, 50) == words
+    assert texts.broken(one, 50) == words
 
 
 def test_timestamp_tokens_are_never_said():

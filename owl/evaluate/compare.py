@@ -16,7 +16,7 @@ import pandas as pd
 from owl.evaluate.transcribe import Transcription
 from owl.kernels.intervals import paired_difference, wer_interval
 from owl.kernels.scoring import clip_errors, score
-from owl.kernels.texts import METRICS, UNITS, unit_of
+from owl.kernels.texts import METRICS, UNITS, broken, unit_of
 
 RATES = {"words": "wer", "characters": "cer"}  # unit → the key of its rate; in capitals, its name
 
@@ -218,20 +218,6 @@ def verdict(low: float, high: float) -> str:
     if low > 0:
         return "worse, by the interval"
     return "better, by the interval" if high < 0 else "not told apart on these clips"
-
-
-def broken(one: dict, clips: int) -> str:
-    """What `of_one` counted of clips that loop or hit the token cap, in plain words; "" where none
-    does.
-    """
-    said = []
-    if one["repeats"]:
-        loop = "loops and ends" if one["repeats"] == 1 else "loop and end"
-        theirs = f"{one['insertions_looping']} of {one['insertions']} insertions are theirs"
-        said.append(f"{one['repeats']} of {clips} clips {loop} there; {theirs}.")
-    if one["cap_hits"]:
-        said.append(f"{one['cap_hits']} of {clips} clips hit the token cap.")
-    return " ".join(said)
 
 
 def sentence(result: dict, kl: dict, sparsity: float) -> str:

@@ -12,9 +12,10 @@ from transformers import AutoConfig
 
 from owl.config.formats import FORMATS, INT8
 from owl.errors import UnsupportedFormat
-from owl.evaluate.compare import broken, headline
+from owl.evaluate.compare import headline
 from owl.export import huggingface
 from owl.kernels.records import ALLOCATIONS, SOLVERS
+from owl.kernels.texts import broken
 from owl.model.whisper import Whisper, blocks
 from owl.run import provenance
 from owl.run.files import whole_folder

@@ -132,7 +132,7 @@ def model_card(
     smaller: bool = False,
 ) -> str:
     """The README.md of an exported model. `results`: rows {dataset, clips, words, dense, pruned}
-    with WER as fractions, and broken, what `owl.evaluate.compare.broken` says of the pruned
+    with WER as fractions, and broken, what `owl.kernels.texts.broken` says of the pruned
     model; where it is CER, words says "… characters" and by is "CER ".
 
     `source`: the methods' papers; `targets`: the modules whose linears were pruned; `recovered`:

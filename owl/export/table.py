@@ -2,9 +2,10 @@
 beside it.
 
 Every exported folder is measured in a process of its own (`owl.export.measure`). So is the dense
-model, in PyTorch and in every other runtime that a format needs. Only where nothing but `hf` is
-exported, the transcripts of 03_evaluation stand for its words; its speed is left to that page,
-which times both models in one process.
+model, in PyTorch and in every other runtime that a format needs. Where PyTorch loads, value for
+value, the weights that 03_evaluation listened to, that page's words and speed stand, which times
+both models in one process. Where nothing but `hf` is exported the dense model has no process of its
+own, and no speed here.
 """
 
 import os
@@ -46,8 +47,9 @@ def measure_row(
     """
     wanted = FORMATS[name]
     stored = stored_dtype(run) if wanted.published else torch.float16
-    found = in_fresh_process(measure, wanted, str(folder), run.config, datasets, stored)
     memory = [transcripts(run, "pruned", pruned, dataset) for dataset in datasets]
+    heard = {weights_digest(pruned.model, torch.float32): memory}
+    found = in_fresh_process(measure, wanted, str(folder), run.config, datasets, stored, heard)
     texts = [
         (a.hypothesis, b.hypothesis)
         for one, other in zip(found.said, memory)
@@ -84,8 +86,11 @@ def dense_rows(
     if all(FORMATS[name].published for name in wanted) and not others:
         return [_remembered_row(run, original, datasets)]
 
+    said = [transcripts(run, "dense", original, dataset) for dataset in datasets]
+    heard = {weights_digest(original.model, torch.float32): said}
+
     def row(name: str, kind: str, folder: Path | None, config=run.config) -> Row:
-        given = FORMATS[kind], folder and str(folder), config, datasets, torch.float16
+        given = FORMATS[kind], folder and str(folder), config, datasets, torch.float16, heard
         found = in_fresh_process(measure, *given)
         size = folder_bytes(folder) if folder else 2 * found.parameters
         return _row(name, found, size, run, original.model, datasets)

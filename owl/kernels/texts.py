@@ -93,3 +93,17 @@ def _basic() -> Callable[[str], str]:
     plain = BasicTextNormalizer(preserve_marks=True)
     stray = regex.compile(r"(?<![\p{L}\p{N}\p{M}])\p{M}+|[\p{Me}\uFE00-\uFE0F]|(?<=i)\u0307")
     return lambda text: stray.sub("", plain(regex.sub(r"\p{Cf}", "", text.replace("\u200b", " "))))
+
+
+def broken(one: dict, clips: int) -> str:
+    """What `owl.evaluate.compare.of_one` counted of clips that loop or hit the token cap, in plain
+    words; "" where none does.
+    """
+    said = []
+    if one["repeats"]:
+        loop = "loops and ends" if one["repeats"] == 1 else "loop and end"
+        theirs = f"{one['insertions_looping']} of {one['insertions']} insertions are theirs"
+        said.append(f"{one['repeats']} of {clips} clips {loop} there; {theirs}.")
+    if one["cap_hits"]:
+        said.append(f"{one['cap_hits']} of {clips} clips hit the token cap.")
+    return " ".join(said)

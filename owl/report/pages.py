@@ -15,9 +15,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from owl import ROOT, setup
-from owl.evaluate.compare import broken
 from owl.export.advice import Row, table
 from owl.kernels.records import SOLVERS
+from owl.kernels.texts import broken
 from owl.run import provenance
 from owl.run.files import whole_file
 
