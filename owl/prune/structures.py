@@ -248,15 +248,18 @@ def _cut(
         part.keep(torch.tensor(kept))
         part.output.weight.data.copy_(refitted)
         part.output.bias.data += (change @ mean).to(part.output.bias)
+    seen = statistics[f"{block.name}.{part.path}"]
     return NarrowedPart(
         linear=f"{block.name}.{part.path}",
         block=block.name,
         kind=part.path,
         weights=count,
-        token_rows=statistics[f"{block.name}.{part.path}"].rows,
+        token_rows=seen.rows,
+        inputs=len(seen.total),
         target_sparsity=target,
         sparsity=1 - left / width,
         error=error,
+        held_out_error=None,
         seconds=time.perf_counter() - started,
         structure=part.structure,
         width_before=width,
