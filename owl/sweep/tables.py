@@ -16,6 +16,9 @@ from owl.evaluate.compare import RATES
 from owl.kernels.intervals import paired_difference
 from owl.sweep.grid import Grid, Job, folder_of, jobs_of, name_of
 
+DAMAGE = ("model", "method", "sparsity", "of", "part", "weights", "share", "removed")
+DAMAGE += ("kl", "low", "high")
+
 
 def load(path: str, grid: Grid) -> tuple[list[dict], list[dict], list[str]]:
     """(every point of the sweep that is there, the dense results, names of points that are
@@ -42,12 +45,14 @@ def damage(path: str, grid: Grid) -> pd.DataFrame:
     blocks, the outlier ratio. Without rows where it was not measured.
     """
     found = [one for job in jobs_of(path, grid) if job.damage for one in _read(job, job.missing())]
-    table = pd.DataFrame(
+    rows = (
         {**{key: one[key] for key in ("model", "method", "sparsity")}, **part}
         for one in found
         for part in one["parts"]
     )
-    return table.assign(per_million=1e6 * table.kl / table.removed) if found else table
+    table = pd.DataFrame(rows, columns=[*DAMAGE, "outlier_ratio"])
+    table.insert(len(DAMAGE), "per_million", 1e6 * table.kl / table.removed)
+    return table
 
 
 def rows(points: list[dict]) -> pd.DataFrame:
