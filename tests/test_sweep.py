@@ -166,15 +166,12 @@ def test_damage_of_a_part_is_that_of_pruning_it_and_leaving_the_rest_and_is_kept
     parts = {one["part"]: one for one in damage.measure(damage_job, shared, 0.5)["parts"]}
     assert not damage_job.missing()
     assert list(parts) == [
-        "encoder.0",
         "encoder self-attention",
         "encoder feed-forward",
-        "encoder.1",
-        "decoder.0",
         "decoder self-attention",
         "decoder cross-attention",
         "decoder feed-forward",
-        "decoder.1",
+        *(block.name for block in shared.every),
     ]
     linears = {one.name: one for block in shared.every for one in block.linears}
     own = {

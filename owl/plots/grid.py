@@ -91,7 +91,7 @@ def damage(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray):
         left.annotate(text, (end, places[row.part]), **where)
     left.set_yticks(list(places.values()), list(places))
     left.set_ylim(len(places) - 0.5, -0.5)
-    left.set_xlim(0, 1.8 * scaled.high[kinds].max())
+    left.set_xlim(0, 2.2 * scaled.high[kinds].max())
     left.tick_params(axis="y", length=0)
     left.grid(False, axis="y")
     left.grid(True, axis="x")

@@ -74,7 +74,7 @@ def measure(job: Job, shared: Ready, sparsity: float) -> dict:
         "sparsity": sparsity,
         "seconds": time.perf_counter() - started,
         "peak_rss_bytes": peak_rss_bytes(),
-        "parts": parts,
+        "parts": sorted(parts, key=lambda part: part["of"] == "block"),
         "key": job.key_at(sparsity),
         "provenance": provenance.collect(config),
     }
