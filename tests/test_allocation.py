@@ -8,7 +8,7 @@ import jaxtyping
 import pytest
 import torch
 
-from owl.kernels.allocation import allocate, median_sparsities
+from owl.kernels.allocation import allocate, median_sparsities, widest_lambda
 from owl.kernels.outliers import outlier_ratio, wanda_score
 from tests import reference
 
@@ -78,6 +78,37 @@ def test_sparsity_zero_is_exactly_zero_everywhere():
 def test_more_outliers_mean_less_pruning_even_where_clipped():
     sparsities = allocate("owl", [0.01, 0.02, 0.03, 0.05], COUNTS, 0.9, lam=0.4)
     assert sparsities == sorted(sparsities, reverse=True) and sparsities[0] == 1.0
+
+
+def unclipped(ratios, sparsity, lam):
+    """S − 2λ(u − ū) by hand: u from 0 to 1, ū weighted."""
+    low, high = min(ratios), max(ratios)
+    stretched = [(ratio - low) / (high - low) for ratio in ratios]
+    return [sparsity - 2 * lam * (one - weighted_mean(stretched)) for one in stretched]
+
+
+# the first leaves [0, 1] by its least important block, the second by its most important one
+@pytest.mark.parametrize("sparsity, expected", [(0.7, 0.3 * 28 / 27), (0.3, 0.3 * 28 / 29)])
+def test_the_widest_lambda_is_where_the_first_block_reaches_0_or_1(sparsity, expected):
+    """u = [0, 1/4, 1/2, 1], ū = (12/4 + 16/2 + 16)/56 = 27/56."""
+    ratios = [0.01, 0.02, 0.03, 0.05]
+    widest = widest_lambda(ratios, COUNTS, sparsity)
+    assert widest == pytest.approx(expected)
+    at, below, above = (unclipped(ratios, sparsity, widest * by) for by in (1, 0.999, 1.001))
+    assert min(min(at), 1 - max(at)) == pytest.approx(0, abs=1e-12)
+    assert min(below) > 0 and max(below) < 1 and (min(above) < 0 or max(above) > 1)
+    for by in (1, 0.999, 1.001):
+        ours = allocate("owl", ratios, COUNTS, sparsity, lam=widest * by)
+        same = ours == pytest.approx(unclipped(ratios, sparsity, widest * by), abs=1e-9)
+        assert same == (by <= 1)
+
+
+def test_no_lambda_is_too_wide_where_owl_is_uniform_anyway():
+    assert widest_lambda([0.02, 0.02], [12, 16], 0.6) == float("inf")
+    assert widest_lambda([0.02], [12], 0.6) == float("inf")
+    assert widest_lambda([0.02, 0.05], [12, 16], 0.0) == float("inf")
+    with pytest.raises(ValueError, match="2 values but 1 weight counts"):
+        widest_lambda([0.02, 0.05], [12], 0.6)
 
 
 @pytest.mark.parametrize("name", ["uniform", "owl", "owl-equal"])

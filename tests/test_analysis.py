@@ -2,13 +2,18 @@
 `allocate` itself: test_allocation.
 """
 
+import json
+import math
+import warnings
+from dataclasses import replace
+
 import pytest
 
 from owl.config.load import load
 from owl.kernels.allocation import allocate
 from owl.kernels.solvers import prune_weight
 from owl.model import whisper
-from owl.prune import guides
+from owl.prune import calibration_text, guides, pipeline
 from tests import tiny
 from tests.conftest import ROOT
 
@@ -40,6 +45,37 @@ def test_no_linear_is_asked_for_more_than_all_its_weights(blocks):
 
 def test_no_allocation_is_drawn_above_one(blocks):
     assert guide(blocks).all(0.95).sparsity.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "said, warned",
+    [
+        ({"outlier_hyper_lambda": 5}, True),
+        ({"outlier_hyper_lambda": 0.08}, False),
+        ({"outlier_hyper_lambda": 5, "allocation": "uniform"}, False),
+    ],
+)
+def test_a_lambda_so_wide_that_owl_is_clipped_is_warned_of_with_the_widest(
+    blocks, tmp_path, said, warned
+):
+    """The tiny model's blocks hold 2,048 and 3,072 weights: ū = (1024 + 1536 + 3072)/10240."""
+    (tmp_path / "wide.json").write_text(json.dumps({"pruning": said}))
+    config = load(tmp_path / "wide.json")
+    made = replace(guide(blocks), lam=config.pruning.outlier_hyper_lambda)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        labels = calibration_text.Labels([], [], {}, None)
+        asr = whisper.Whisper(tiny.make_model(), tiny.make_processor())
+        plan = pipeline.plan(config, asr, blocks, labels, made)
+    assert [str(one.message) for one in caught] == plan.notes and len(plan.notes) == warned
+    if warned:
+        mean = (1024 + 1536 + 3072) / 10240
+        widest = math.floor(1e4 * min(0.5 / (2 * mean), 0.5 / (2 * (1 - mean)))) / 1e4
+        (note,) = plan.notes
+        assert "outlier_hyper_lambda (λ) 5 " in note and f"clipping is {widest} here" in note
+        config = load(tmp_path / "wide.json")
+        assert guides.chosen_notes(config, replace(made, lam=widest)) == []
+        assert len(guides.chosen_notes(config, replace(made, lam=widest + 1e-4))) == 1
 
 
 def test_a_mixed_pattern_gives_each_block_whole_nonzeros_near_its_sparsity_and_the_mean(blocks):

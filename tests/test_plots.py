@@ -259,6 +259,34 @@ def test_linear_errors_of_a_model_that_was_not_pruned_stay_blank(ax):
     ax.figure.canvas.draw()
 
 
+def test_damage_is_a_bar_per_kind_and_per_block_by_what_a_million_weights_cost():
+    kinds = ["encoder feed-forward", "decoder self-attention"]
+    table = pd.DataFrame(
+        {
+            "part": [*kinds, *SMALL],
+            "of": ["kind"] * 2 + ["block"] * 8,
+            "kl": [0.2, 0.3, *np.linspace(0.1, 0.8, 8)],
+            "share": [0.6, 0.4] + [0.125] * 8,
+            "removed": [2_000_000, 1_000_000] + [500_000] * 8,
+        }
+    ).assign(low=lambda rows: rows.kl / 2, high=lambda rows: rows.kl * 2)
+    axes = plt.subplots(1, 2)[1]
+    assert plots.damage(table, axes) is axes
+    left, right = axes
+    assert [bar.get_width() for bar in left.patches] == pytest.approx([0.1, 0.3])
+    assert [label.get_text() for label in left.get_yticklabels()] == kinds
+    assert texts(left)[0] == "KL 0.2, 60 % of the weights"
+    heights = [bar.get_height() for bar in right.patches]
+    assert heights == pytest.approx(list(2 * np.linspace(0.1, 0.8, 8)))
+    assert [bar.get_x() + bar.get_width() / 2 for bar in right.patches] == pytest.approx(X)
+    (lines,) = right.collections
+    ends = [[tuple(end) for end in line] for line in lines.get_segments()]
+    assert ends[0] == [(0, pytest.approx(0.1)), (0, pytest.approx(0.4))]
+    for ax in axes:
+        assert to_hex(ax.patches[0].get_facecolor()) == plots.ENCODER.lower()
+        assert to_hex(ax.patches[-1].get_facecolor()) == plots.DECODER.lower()
+
+
 @pytest.mark.parametrize("blocks", [SMALL[:4], SMALL[4:], ["encoder.0"]])
 def test_models_with_one_side_or_one_block_are_drawn(blocks):
     house(blocks)

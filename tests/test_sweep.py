@@ -6,6 +6,7 @@ runs.
 """
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -17,10 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from owl import ROOT
 from owl.errors import ConfigError
-from owl.sweep import grid, jobs, point, tables
+from owl.evaluate import divergence
+from owl.prune import pipeline
+from owl.sweep import damage, grid, jobs, point, tables
 from tests import tiny
 
 SPARSITIES = [0.5, 0.7]
@@ -52,6 +56,7 @@ def sweep_file(tmp_path, monkeypatch):
         "methods": ["wanda", "sparsegpt"],
         "allocations": ["uniform", "owl"],
         "sparsities": SPARSITIES,
+        "damage": False,
     }
     path = tmp_path / "small.json"
     path.write_text(json.dumps(wanted))
@@ -129,6 +134,88 @@ def test_other_weights_make_a_point_anew(sweep_file):
     weights = sweep_file.parent / "model" / "model.safetensors"
     weights.touch()
     assert job.missing() == SPARSITIES
+
+
+@pytest.fixture
+def damage_job(sweep_file):
+    """Of the same sweep, "damage" left at its default."""
+    raw = json.loads(sweep_file.read_text())
+    del raw["damage"]
+    sweep_file.write_text(json.dumps(raw))
+    return jobs_of(sweep_file)[-1]
+
+
+def test_damage_is_one_more_job_of_each_model_at_half_or_the_first_sparsity(damage_job, sweep_file):
+    assert damage_job.name == "tiny-sparsegpt-damage-seed0" and damage_job.sparsities == (0.5,)
+    assert len(jobs_of(sweep_file)) == 5
+    raw = json.loads(sweep_file.read_text())
+    sweep_file.write_text(json.dumps(raw | {"sparsities": [0.7, 0.3], "damage": True}))
+    assert jobs_of(sweep_file)[-1].sparsities == (0.7,)
+    sweep_file.write_text(json.dumps(raw | {"damage": "yes, please"}))
+    with pytest.raises(ConfigError, match="damage"):
+        grid.load(sweep_file)
+
+
+@pytest.mark.filterwarnings("ignore:.*singular Gram matrix")
+def test_damage_of_a_part_is_that_of_pruning_it_and_leaving_the_rest_and_is_kept(
+    damage_job, sweep_file
+):
+    """Against `pipeline.prune` on a copy of its own, with sparsity 0 for all other linears."""
+    shared = point.ready(damage_job)
+    dense = copy.deepcopy(shared.dense.model.state_dict())
+    parts = {one["part"]: one for one in damage.measure(damage_job, shared, 0.5)["parts"]}
+    assert not damage_job.missing()
+    assert list(parts) == [
+        "encoder self-attention",
+        "encoder feed-forward",
+        "decoder self-attention",
+        "decoder cross-attention",
+        "decoder feed-forward",
+        *(block.name for block in shared.every),
+    ]
+    linears = {one.name: one for block in shared.every for one in block.linears}
+    own = {
+        "decoder cross-attention": lambda name: ".encoder_attn." in name,
+        "encoder feed-forward": lambda name: name.startswith("encoder") and ".fc" in name,
+        "decoder.1": lambda name: name.startswith("decoder.1."),
+        "encoder.0": lambda name: name.startswith("encoder.0."),
+    }
+    config = damage_job.config_at(0.5)
+    for part, chosen in own.items():
+        asr = shared.dense._replace(model=copy.deepcopy(shared.dense.model))
+        wanted = {name: 0.5 if chosen(name) else 0.0 for name in linears}
+        by_hand = pipeline.prune(config, asr, shared.labels, wanted, "unstructured")
+        rows = [
+            row
+            for one in shared.heard
+            for row in divergence.divergence_from(one.batches, one.answers(), asr)
+        ]
+        kl = sum(row["kl"] for row in rows) / sum(row["tokens"] for row in rows)
+        assert kl > 1e-6 and parts[part]["kl"] == pytest.approx(kl, rel=1e-4), part
+        assert parts[part]["removed"] == by_hand.removed
+        assert parts[part]["weights"] == sum(
+            one.module.weight.numel() for name, one in linears.items() if chosen(name)
+        )
+    after = shared.dense.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in dense.items())
+
+
+@pytest.mark.filterwarnings("ignore:.*singular Gram matrix")
+def test_kinds_and_blocks_each_hold_every_prunable_weight_once(damage_job, sweep_file):
+    wanted = grid.load(sweep_file)
+    assert tables.damage(str(sweep_file), wanted).empty
+    shared = point.ready(damage_job)
+    damage.measure(damage_job, shared, 0.5)
+    table = tables.damage(str(sweep_file), wanted)
+    assert list(table.groupby("of").share.sum()) == pytest.approx([1, 1])
+    assert np.allclose(table.per_million * table.removed / 1e6, table.kl)
+    assert (table.low <= table.kl).all() and (table.kl <= table.high).all()
+    ratios = dict(zip((one.name for one in shared.guide.blocks), shared.guide.outlier_ratios))
+    blocks = table[table.of == "block"].set_index("part").outlier_ratio
+    assert blocks.to_dict() == ratios
+    assert table[table.of == "kind"].outlier_ratio.isna().all()
+    with pytest.raises(ConfigError, match="no results yet"):
+        tables.load(str(sweep_file), wanted)  # it is no point of the grid
 
 
 def test_columns_of_one_dataset_stand_together():

@@ -7,7 +7,7 @@ the target exactly. "owl-equal" keeps the published arithmetic for comparison an
 """
 
 from collections.abc import Iterable, Sequence
-from math import ceil, floor, gcd, isfinite
+from math import ceil, floor, gcd, inf, isfinite
 from pkgutil import resolve_name
 
 import torch
@@ -69,6 +69,18 @@ def owl(
     kept = _stretched(ratios, width)
     mean = _mean(kept, counts)
     return fit([sparsity - (value - mean) for value in kept], counts, sparsity)
+
+
+def widest_lambda(ratios: Sequence[float], counts: Sequence[int], sparsity: float) -> float:
+    """The widest λ for which `owl` clips no block, inf where it is uniform whatever λ: with u the
+    ratios min–max stretched to [0, 1] and ū their mean weighted by `counts`, S − 2λ(u − ū) stays in
+    [0, 1] as long as λ ≤ min((1 − S)/2ū, S/2(1 − ū)).
+    """
+    check_allocation(ratios, counts, sparsity)
+    if min(ratios) == max(ratios) or sparsity == 0:
+        return inf
+    mean = _mean(_stretched(ratios, 0.5), counts)
+    return min((1 - sparsity) / (2 * mean), sparsity / (2 * (1 - mean)))
 
 
 def owl_equal(

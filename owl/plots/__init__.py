@@ -16,7 +16,7 @@ from owl.plots.blocks import (
     seed_stability,
     unit_divergence,
 )
-from owl.plots.grid import allocation_map, grid_legend, grid_lines
+from owl.plots.grid import allocation_map, damage, grid_legend, grid_lines
 from owl.plots.results import (
     clip_scatter,
     recovery_curve,
@@ -35,6 +35,7 @@ __all__ = [
     "allocation_map",
     "allocations",
     "clip_scatter",
+    "damage",
     "grid_legend",
     "grid_lines",
     "layer_allocation",

@@ -2,13 +2,15 @@
 `owl.sweep.tables` makes them) and Axes in, those Axes out.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from owl.kernels.records import ALLOCATIONS, SOLVERS
-from owl.plots.axes import REFERENCE, percent
+from owl.plots.axes import REFERENCE, block_axis, block_positions, percent, side_color
 
 
 def grid_lines(
@@ -63,6 +65,40 @@ def grid_legend(table: pd.DataFrame, ax: Axes) -> Axes:
     ]
     ax.legend(handles=handles, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return ax
+
+
+def damage(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray):
+    """table: part, of ("kind" | "block"), kl, low, high (nats per token), share (of the prunable
+    weights), removed (how many weights); axes: (kinds, blocks).
+
+    Left a bar per kind of linear, right one per block: KL per million removed weights with its
+    interval, in the side's colour; beside a kind its whole KL and its share.
+    """
+    left, right = axes
+    scaled = table[["kl", "low", "high"]].mul(1e6 / table.removed, axis=0)
+    colors = table.part.map(side_color)
+    kinds, blocks = table.of == "kind", table.of == "block"
+    places = {part: place for place, part in enumerate(table.part[kinds])}
+    positions = block_positions(table.part[blocks])
+    y, x = table.part[kinds].map(places), table.part[blocks].map(positions)
+    left.barh(y, scaled.kl[kinds], 0.7, color=colors[kinds])
+    left.hlines(y, scaled.low[kinds], scaled.high[kinds], colors="black", linewidth=1)
+    right.bar(x, scaled.kl[blocks], 0.75, color=colors[blocks])
+    right.vlines(x, scaled.low[blocks], scaled.high[blocks], colors="black", linewidth=1)
+    for row, end in zip(table[kinds].itertuples(), scaled.high[kinds]):
+        text = f"KL {row.kl:.2g}, {100 * row.share:.0f} % of the weights"
+        where = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+        left.annotate(text, (end, places[row.part]), **where)
+    left.set_yticks(list(places.values()), list(places))
+    left.set_ylim(len(places) - 0.5, -0.5)
+    left.set_xlim(0, 2.2 * scaled.high[kinds].max())
+    left.tick_params(axis="y", length=0)
+    left.grid(False, axis="y")
+    left.grid(True, axis="x")
+    left.set_xlabel("KL per million removed weights (nats per token)")
+    right.set_ylabel("KL per million removed weights")
+    block_axis(right, positions)
+    return axes
 
 
 def allocation_map(table: pd.DataFrame, ax: Axes, *, target: float) -> Axes:

@@ -151,7 +151,8 @@ def walk(
     warning of too few rows. `modified` says that the caller changes weights in
     between: the block is then run again before the next one. One block's statistics exist at a
     time, beside those of the encoder's output, which all decoder blocks share. The states in
-    `batches` are consumed: prepare new ones for another walk.
+    `batches` are consumed: prepare new ones for another walk. Decoder blocks alone start from
+    states that an encoder is done with.
     """
     encoder_output: Statistics | None = None
     bar = tqdm(every, desc=description, unit="block", disable=description is None)

@@ -121,7 +121,9 @@ def packed(labels: Labels, processor) -> Labels:
 
 def spaced(tokenizer, tokens: Sequence[int]) -> list[int]:
     """The tokens of a text that goes on behind another one: with a blank before it."""
-    text = tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    text = tokenizer.decode(tokens, skip_special_tokens=True)
+    if text.startswith(" "):  # as a model says it
+        return list(tokens)
     return tokenizer(" " + text, add_special_tokens=False).input_ids
 
 

@@ -5,6 +5,7 @@ pruning uses.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import floor
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,13 @@ import torch
 from torch import Tensor
 
 from owl.config.load import Config
-from owl.kernels.allocation import allocate, mean_exponent, median_sparsities, mixed_groups
+from owl.kernels.allocation import (
+    allocate,
+    mean_exponent,
+    median_sparsities,
+    mixed_groups,
+    widest_lambda,
+)
 from owl.kernels.outliers import outlier_ratio, wanda_score
 from owl.kernels.records import ALLOCATIONS
 from owl.model.whisper import Block, Linear
@@ -135,6 +142,24 @@ def chosen_patterns(config: Config, sparsities: Mapping[str, float]) -> str | di
         if size
         else config.pruning.pattern
     )
+
+
+def chosen_notes(config: Config, guides: Guides) -> list[str]:
+    """What to know of the config's allocation: that λ is so wide that "owl" has to be clipped, with
+    the widest that is not (rounded down).
+    """
+    pruning = config.pruning
+    if pruning.allocation != "owl":
+        return []
+    counts = [block.weight_count for block in guides.blocks]
+    widest = widest_lambda(guides.outlier_ratios, counts, pruning.sparsity)
+    if guides.lam <= widest:
+        return []
+    return [
+        f"outlier_hyper_lambda (λ) {guides.lam:g} asks some blocks for less than 0 or more than "
+        "100 % sparsity: these are clipped and the others shifted, so that the target is met; the "
+        f"widest λ without clipping is {floor(1e4 * widest) / 1e4:g} here"
+    ]
 
 
 def usable(sparsities: Sequence[float]) -> list[float]:

@@ -6,6 +6,7 @@ The outlier ratios that an allocation goes by come from a walk through the dense
 """
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -23,13 +24,14 @@ CANDIDATES = ("uniform", "owl", "dlp", "alpha")
 @dataclass(frozen=True)
 class Plan:
     """Sparsity by linear name, the pattern of all or of each, how they were measured, if they were,
-    and the seconds that it took, a database of measurements left out.
+    the seconds that it took, a database of measurements left out, and notes for the user.
     """
 
     sparsities: dict[str, float]
     patterns: str | dict[str, str]
     measured: measured.Measured | None
     seconds: float
+    notes: list[str]
 
     def facts(self) -> dict:
         """As artefacts hold it: JSON types."""
@@ -72,7 +74,9 @@ def targets(config: Config, model) -> tuple[list[Block], list[str]]:
 def plan(
     config: Config, asr: Whisper, every: Sequence[Block], labels: Labels, guide: guides.Guides
 ) -> Plan:
-    """What each linear of the dense `model` is to lose, by the config's allocation."""
+    """What each linear of the dense `model` is to lose, by the config's allocation; its notes are
+    warned of.
+    """
     started, found = time.perf_counter(), None
     if config.pruning.allocation == "measured":
         starts = {name: guide.sparsities(name, config.pruning.sparsity) for name in CANDIDATES}
@@ -83,7 +87,10 @@ def plan(
     else:
         sparsities = guides.chosen_sparsities(config, guide)
     seconds = found.seconds_search if found else time.perf_counter() - started
-    return Plan(sparsities, guides.chosen_patterns(config, sparsities), found, seconds)
+    notes = guides.chosen_notes(config, guide)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return Plan(sparsities, guides.chosen_patterns(config, sparsities), found, seconds, notes)
 
 
 def prune(

@@ -8,7 +8,7 @@ again.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,8 +60,29 @@ def prune(
     damping: float = DAMPING,
     bias_refit: bool = False,
 ) -> list[PrunedLinear]:
-    """Prune the linears of `every` in place, one block after the other; `sparsities` by linear name
-    (ignored by an N:M pattern).
+    """Prune the linears of `every` in place, all blocks of `prune_blocks`, which says what the
+    options mean.
+    """
+    options = {"method": method, "pattern": pattern, "held_out": held_out, "damping": damping}
+    blocks = prune_blocks(model, every, batches, sparsities, **options, bias_refit=bias_refit)
+    return [row for _, rows in blocks for row in rows]
+
+
+def prune_blocks(
+    model,
+    every: Sequence[Block],
+    batches: Sequence[Batch],
+    sparsities: Mapping[str, float],
+    *,
+    method: str,
+    pattern: str | Mapping[str, str] = "unstructured",
+    held_out: Sequence[Batch] = (),
+    damping: float = DAMPING,
+    bias_refit: bool = False,
+) -> Iterator[tuple[Block, list[PrunedLinear]]]:
+    """Prune the linears of `every` in place, one block after the other, and yield each with its
+    rows: what its weights are when the next is asked for makes the next one's inputs. `sparsities`
+    by linear name (ignored by an N:M pattern).
 
     `pattern`: one for all, or by linear name (mixed N:M; "M:M" leaves a linear as it is).
     `held_out`: batches that errors are measured on again and nothing else. With `bias_refit` a
@@ -72,7 +93,7 @@ def prune(
     Raises MissedTarget where the realised sparsity is off its target by more than the solver's
     `count` in `owl.kernels.records.SOLVERS`; nothing may differ for N:M.
     """
-    pruned, shared, solver = [], Shared(method, damping), solver_of(method)
+    shared, solver = Shared(method, damping), solver_of(method)
     options = {"gram": True, "modified": True, "description": None}
     learning, judging = (
         walk(model, every, batches, **options),
@@ -81,6 +102,7 @@ def prune(
     bar = tqdm(total=sum(len(block.linears) for block in every), desc="prune", unit="linear")
     for (block, statistics), (_, kept_back) in zip(learning, judging):
         warn_if_singular(block, statistics)
+        pruned = []
         for linear in block.linears:
             before, started = linear.module.weight.data.clone(), time.perf_counter()
             own = pattern if isinstance(pattern, str) else pattern[linear.name]
@@ -119,8 +141,8 @@ def prune(
                 )
             )
             bar.update()
+        yield block, pruned
     bar.close()
-    return pruned
 
 
 def _error(before: Tensor, after: Tensor, seen: Statistics, moves_bias: bool) -> float | None:

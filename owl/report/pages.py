@@ -86,6 +86,7 @@ def summarise(run: str, artefacts: dict, seconds: dict[str, float]) -> dict:
         "seconds": seconds,
         "peak_rss_bytes": max(artefact["peak_rss_bytes"] for artefact in artefacts.values()),
         "blocks": artefacts["outliers"]["blocks"],
+        "notes": artefacts["outliers"]["notes"],
         "datasets": artefacts["evaluation"]["datasets"],
         "exports": artefacts["export"]["exports"],
         "dense_exports": artefacts["export"]["dense"],

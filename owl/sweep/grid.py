@@ -41,7 +41,8 @@ class Repeats(Section):
 class Grid(Section):
     """A sweep's JSON file. `models` maps a short name to a config file, from the sweep file's
     folder; `seed` is the calibration seed of the grid, `repeats` measures some pairs again with
-    other seeds, `baseline` is the pair that the best is compared with."""
+    other seeds, `baseline` is the pair that the best is compared with; `damage` prunes one part at
+    a time with its method."""
 
     models: Annotated[dict[Text, Text], Some]
     methods: Annotated[list[Literal[*METHODS]], UNIQUE, Some]
@@ -50,6 +51,7 @@ class Grid(Section):
     seed: Seed = 0
     repeats: Repeats = Repeats()
     baseline: Pair = ["sparsegpt", "owl"]
+    damage: bool = True
 
     @model_validator(mode="after")
     def pairs_are_in_the_grid(self) -> "Grid":
@@ -76,7 +78,9 @@ class Grid(Section):
 
 @dataclass(frozen=True)
 class Job:
-    """All sparsities of one model, method, allocation and calibration seed."""
+    """All sparsities of one model, method, allocation and calibration seed; or, for `damage`, one
+    part of the model at a time at one sparsity (`owl.sweep.damage`).
+    """
 
     sweep: str
     config: str  # the model's config file
@@ -85,10 +89,12 @@ class Job:
     allocation: str
     seed: int
     sparsities: tuple[float, ...]
+    damage: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.model}-{self.method}-{self.allocation}-seed{self.seed}"
+        what = "damage" if self.damage else self.allocation
+        return f"{self.model}-{self.method}-{what}-seed{self.seed}"
 
     @property
     def folder(self) -> Path:
@@ -114,8 +120,17 @@ class Job:
         return [
             sparsity
             for sparsity in self.sparsities
-            if not is_done(self.path(sparsity), self.config_at(sparsity))
+            if not (path := self.path(sparsity)).exists()
+            or json.loads(path.read_text(encoding="utf-8")).get("key") != self.key_at(sparsity)
         ]
+
+    def key_at(self, sparsity: float) -> str:
+        """Key of what a result depends on: its config, the files of its model and datasets, the
+        kernels' code.
+        """
+        config = self.config_at(sparsity)
+        module = "owl.sweep.damage" if self.damage else "owl.sweep.point"
+        return cache.key(None, [], [config.digest(), fingerprints(config)], module)
 
 
 def load(path: str | os.PathLike) -> Grid:
@@ -143,7 +158,7 @@ def load(path: str | os.PathLike) -> Grid:
 
 
 def jobs_of(path: str | os.PathLike, grid: Grid) -> list[Job]:
-    """Every job of a sweep, the repeats last."""
+    """Every job of a sweep: the grid of each model, its repeats, its damage."""
     jobs = []
     for name, config in grid.models.items():
         seeds = [
@@ -159,6 +174,10 @@ def jobs_of(path: str | os.PathLike, grid: Grid) -> list[Job]:
             for seed, sparsities, pairs in seeds
             for method, allocation in pairs
         ]
+        if grid.damage:
+            sparsity = 0.5 if 0.5 in grid.sparsities else grid.sparsities[0]
+            one = (grid.baseline[0], "uniform", grid.seed, (sparsity,))
+            jobs.append(Job(name_of(path), config, name, *one, damage=True))
     return jobs
 
 
@@ -170,17 +189,3 @@ def name_of(path: str | os.PathLike) -> str:
 def folder_of(sweep: str) -> Path:
     """Where a sweep's dense results, points and executed notebooks lie."""
     return ROOT / "runs" / f"sweep-{sweep}"
-
-
-def key_of(config: Config) -> str:
-    """Key of what a point depends on: its config, the files of its model and datasets, the kernels'
-    code.
-    """
-    return cache.key(None, [], [config.digest(), fingerprints(config)], "owl.sweep.point")
-
-
-def is_done(path: Path, config: Config) -> bool:
-    """Is this result there, and from this very config, input and code?"""
-    return path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key_of(
-        config
-    )

@@ -94,8 +94,12 @@ def run(sweep: str, jobs: list[grid.Job], at_once: int, scheduler: str | None) -
 
 
 def expected_cost(job: grid.Job) -> tuple:
-    """Larger for what takes longer: a database, the slow solver, many points."""
-    return ALLOCATIONS[job.allocation].slow, SOLVERS[job.method].slow, len(job.sparsities)
+    """Larger for what takes longer: a database, all parts, the slow solver, many points."""
+    return (
+        job.damage or ALLOCATIONS[job.allocation].slow,
+        SOLVERS[job.method].slow,
+        len(job.sparsities),
+    )
 
 
 def here(sweep: str, jobs: list[grid.Job], at_once: int) -> Iterator[Outcome]:

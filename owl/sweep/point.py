@@ -26,7 +26,7 @@ from owl.prune import calibration_text, guides, pipeline
 from owl.run import cache, experiment, provenance
 from owl.run.files import whole_file, whole_folder
 from owl.run.record import peak_rss_bytes
-from owl.sweep.grid import Job, key_of
+from owl.sweep.grid import Job
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ def measure(job: Job, shared: Ready, sparsity: float) -> dict:
             for row in pruned.rows
         ],
         "datasets": [_score(config, asr, one) for one in shared.heard],
-        "key": key_of(config),
+        "key": job.key_at(sparsity),
         "provenance": provenance.collect(config),
     }
-    _write(job.path(sparsity), result)
+    keep(job.path(sparsity), result)
     return result
 
 
@@ -155,7 +155,7 @@ def _heard(job: Job, config, asr: Whisper, dataset: Dataset) -> Heard:
             for index, batch in enumerate(batches):
                 save_file({"logs": predictions(asr, batch)}, folder / f"{index}.safetensors")
     if not (path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key):
-        _write(path, {"model": job.model, "key": key, **_score(config, asr, heard)})
+        keep(path, {"model": job.model, "key": key, **_score(config, asr, heard)})
     return heard
 
 
@@ -183,10 +183,11 @@ def _kept(stem: Path, model, clips: Sequence[Clip], config, make) -> dict:
     key = cache.key(model, clips, [scored, calibrated], "owl.sweep.point")
     path = stem.with_name(f"{stem.name}-{key}.json")
     if not path.exists():
-        _write(path, make())
+        keep(path, make())
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _write(path: Path, data: dict) -> None:
+def keep(path: Path, data: dict) -> None:
+    """As JSON, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(data, allow_nan=False) + "\n", encoding="utf-8")

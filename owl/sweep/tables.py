@@ -5,6 +5,7 @@ One-shot points only: a recovered model is another kind of result and never stan
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,10 @@ import pandas as pd
 from owl.errors import ConfigError
 from owl.evaluate.compare import RATES
 from owl.kernels.intervals import paired_difference
-from owl.sweep.grid import Grid, folder_of, jobs_of, name_of
+from owl.sweep.grid import Grid, Job, folder_of, jobs_of, name_of
+
+DAMAGE = ("model", "method", "sparsity", "of", "part", "weights", "share", "removed")
+DAMAGE += ("kl", "low", "high")
 
 
 def load(path: str, grid: Grid) -> tuple[list[dict], list[dict], list[str]]:
@@ -24,11 +28,8 @@ def load(path: str, grid: Grid) -> tuple[list[dict], list[dict], list[str]]:
     for job in jobs_of(path, grid):
         gone = set(job.missing())
         missing += [f"{job.name}-s{sparsity:g}" for sparsity in job.sparsities if sparsity in gone]
-        points += [
-            json.loads(job.path(sparsity).read_text(encoding="utf-8"))
-            for sparsity in job.sparsities
-            if sparsity not in gone
-        ]
+        if not job.damage:
+            points += _read(job, gone)
     if not points:
         raise ConfigError(f"the sweep {path} has no results yet; run make sweep SWEEP={path} first")
     dense = [
@@ -36,6 +37,22 @@ def load(path: str, grid: Grid) -> tuple[list[dict], list[dict], list[str]]:
         for found in sorted(folder.glob("dense-*.json"))
     ]
     return points, dense, missing
+
+
+def damage(path: str, grid: Grid) -> pd.DataFrame:
+    """What pruning one part at a time did: a row per model and part, `of` "kind" or "block", with
+    kl and its interval (nats per token), `per_million` (kl per million removed weights) and, for
+    blocks, the outlier ratio. Without rows where it was not measured.
+    """
+    found = [one for job in jobs_of(path, grid) if job.damage for one in _read(job, job.missing())]
+    rows = (
+        {**{key: one[key] for key in ("model", "method", "sparsity")}, **part}
+        for one in found
+        for part in one["parts"]
+    )
+    table = pd.DataFrame(rows, columns=[*DAMAGE, "outlier_ratio"])
+    table.insert(len(DAMAGE), "per_million", 1e6 * table.kl / table.removed)
+    return table
 
 
 def rows(points: list[dict]) -> pd.DataFrame:
@@ -189,6 +206,15 @@ def latex(grid: pd.DataFrame, digits: int) -> str:
     return styled.to_latex(
         hrules=True, sparse_index=False, multicol_align="c", column_format="ll" + "r" * len(heads)
     )
+
+
+def _read(job: Job, missing: Collection[float]) -> list[dict]:
+    """The results of a job but those that are missing."""
+    return [
+        json.loads(job.path(sparsity).read_text(encoding="utf-8"))
+        for sparsity in job.sparsities
+        if sparsity not in missing
+    ]
 
 
 def _paired(one: dict, other: dict) -> dict:
