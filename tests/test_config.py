@@ -472,7 +472,7 @@ def section(dotted, value):
         (
             "pruning.allocation",
             "best",
-            "is not known; use one of uniform, owl, owl-equal, dlp, alpha, measured",
+            "is not known; use one of uniform, owl, owl-equal, dlp, alpha, fisher, measured",
         ),
         ("pruning.outlier_detection_method", "mean", "use one of owl, median"),
         ("pruning", {"pruning_pattern": "structured", "method": "magnitude"}, "(METHOD=sparsegpt)"),

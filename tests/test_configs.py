@@ -28,14 +28,18 @@ def test_every_config_loads_and_names_its_run(path):
     assert str(ROOT) not in json.dumps(config.portable())
 
 
-def test_the_demo_config_states_what_is_the_default_anyway_but_for_its_fewer_calibration_clips():
+def test_the_demo_config_differs_from_the_defaults_where_the_demo_was_measured_to_want_it():
+    """And states the rest as it is anyway."""
     config = load(ROOT / "configs" / "demo.json")
     demo, default = config.resolved(), Config().resolved()
-    assert demo["pruning"]["calibration"].pop("samples") < default["pruning"]["calibration"].pop(
-        "samples"
-    )
+    for section, keys in (("pruning", ("method", "allocation")), ("output", ("formats",))):
+        for key in keys:
+            assert demo[section].pop(key) != default[section].pop(key)
+    for key in ("samples", "windows", "padding"):
+        ours, theirs = (one["pruning"]["calibration"].pop(key) for one in (demo, default))
+        assert ours != theirs
     assert demo == default
-    assert run_name("configs/demo.json", config) == "demo-wanda-owl-s0.5"
+    assert run_name("configs/demo.json", config) == "demo-alps-uniform-s0.5"
 
 
 def test_the_default_config_is_the_familiar_large_v3_turbo_file():
