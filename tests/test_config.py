@@ -338,7 +338,7 @@ def test_a_pattern_override_decides_the_sparsity_unless_that_is_overridden(write
         (
             {"ALLOCATION": "best"},
             "ALLOCATION=best: 'best' is not known; use one of uniform, owl, owl-equal, dlp, alpha, "
-            "measured",
+            "fisher, measured",
         ),
         (
             {"PATTERN": "structure"},
