@@ -19,7 +19,7 @@ from owl.kernels.teacher_forcing import kl_terms, rectangle
 from owl.model.decoding import States, encode, input_features
 from owl.model.whisper import Whisper, prompt_tokens, window_samples
 
-MOST_BYTES = 256e6  # of one batch's log probabilities in float32
+MOST_BYTES = 64e6  # of one batch's log probabilities in float32; several of them exist at once
 
 
 @dataclass(frozen=True)
