@@ -75,7 +75,7 @@ def test_the_demo_itself_starts(config):
             {},
             r"quantization\.method.*not available yet",
         ),
-        ({"pruning": {"pruning_pattern": "2:4"}}, {}, r"uniform"),
+        ({"pruning": {"pruning_pattern": "2:4", "allocation": "owl"}}, {}, r"uniform"),
     ],
     ids=[
         "unknown key",

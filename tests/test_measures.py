@@ -15,7 +15,7 @@ def said(hypotheses, speakers, references=None):
     rows = zip(references, hypotheses, speakers)
     return Transcription(
         [
-            Transcript(str(i), ref, hyp, 1.0, who, 4, False, 1)
+            Transcript(str(i), ref, hyp, 1.0, who, 4, "end", 1)
             for i, (ref, hyp, who) in enumerate(rows)
         ],
         1.0,
