@@ -352,8 +352,8 @@ def test_a_pattern_override_decides_the_sparsity_unless_that_is_overridden(write
         ({"DEVICE": "gpu"}, "DEVICE=gpu: must be one of auto, cuda"),
         (
             {"FORMATS": "hf,ctx"},
-            "FORMATS=hf,ctx: 'ctx' is not known; use one of hf, compact, compact-int8, onnx, "
-            "onnx-int8, ct2, ct2-int8",
+            "FORMATS=hf,ctx: 'ctx' is not known; use one of hf, compact, compact-int8, "
+            "compact-int4, onnx, onnx-int8, ct2, ct2-int8",
         ),
         (
             {"SPEED": "9"},

@@ -19,7 +19,7 @@ BLOCKS = ("q8_0", "q5_0", "q4_0")
 def plain(weight: torch.Tensor, grid: str) -> torch.Tensor:
     """What a format's writer makes of a weight, read back."""
     if grid == "int8":
-        one = bitmask.describe("weight", weight, True)
+        one = bitmask.describe("weight", weight, 8)
         flat = bitmask.unpack(one, bitmask.pack(one, weight))
         return torch.from_numpy(flat).view(weight.shape).float()
     kind = GGMLQuantizationType[grid.upper()]

@@ -6,7 +6,7 @@ imported when it is used: runtimes take seconds to import, and a config needs no
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-INT8 = "int8"
+INT8, INT4 = "int8", "int4"
 EIGHT_BITS = (INT8, "q8_0")  # grids
 
 
@@ -23,7 +23,8 @@ class Format:
     runtime: str  # "pytorch", "onnxruntime", "ctranslate2" or "whisper.cpp"
     save: str
     loads_in: str
-    # the float format that this one rounds, and to what: `save` is given int8=True, or grid="…"
+    # the float format that this one rounds, and to what: `save` is given int8=True, int4=True, or
+    # grid="…"
     rounds: str | None = None
     grid: str = INT8
     # as models are published: in the precision of what was pruned, with card, metadata and metrics;
@@ -46,6 +47,7 @@ FORMATS = {
         Format("hf", "pytorch", f"{_HF}:save_hf", f"{_HF}:loads_in", published=True),
         Format("compact", *_COMPACT, dense=("compact-int8",)),
         Format("compact-int8", *_COMPACT, rounds="compact", dense=("compact-int8",)),
+        Format("compact-int4", *_COMPACT, "compact", INT4, dense=("compact-int4",)),
         Format("onnx", *_IN_ONNX, dense=("onnx",)),
         Format("onnx-int8", *_IN_ONNX, rounds="onnx", dense=("onnx", "onnx-int8")),
         Format("ct2", *_IN_CT2, dense=("ct2",)),
