@@ -16,6 +16,7 @@ from owl.evaluate.compare import broken, headline
 from owl.export import huggingface
 from owl.kernels.records import ALLOCATIONS, SOLVERS
 from owl.model.whisper import Whisper, blocks
+from owl.prune import rounding
 from owl.run import provenance
 from owl.run.files import whole_folder
 from owl.run.provenance import model_label
@@ -42,6 +43,8 @@ def write(
     target = export_folder(run, name)
     papers = _papers(run, pruning, measured, stock=not hasattr(pruned.model.config, "owl_shapes"))
     try:
+        if FORMATS[name].calibrated:
+            pruned = rounding.calibrated(run, pruned, FORMATS[name].grid)
         with whole_folder(target) as folder:
             save(name, pruned, folder, dtype=stored_dtype(run), papers=papers)
     except UnsupportedFormat as error:
