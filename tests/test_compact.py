@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType, quants
 from safetensors import safe_open
 
 import owl
@@ -91,13 +92,96 @@ def test_int8_rounds_each_row_to_half_a_level_of_its_own_scale(tmp_path, sparsit
     weight = torch.randn(20, 40) * torch.logspace(-3, 0, 20)[:, None]
     weight[torch.rand(20, 40) < sparsity] = 0
     weight[3] = 0
-    compact.write(tmp_path / "x", {"w": weight, "b": torch.randn(5)}, int8={"w"})
+    compact.write(tmp_path / "x", {"w": weight, "b": torch.randn(5)}, bits={"w": 8})
     found = dict(compact.read(tmp_path / "x"))["w"].float()
     level = weight.half().float().abs().amax(1, keepdim=True) / 127
     assert (
         (found - weight).abs() <= 0.5 * level + 2e-3 * weight.abs() + 1e-7
     ).all()  # and float16's own rounding, 2⁻¹⁰, there and back
     assert (found[weight == 0] == 0).all()
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.95])
+def test_int4_is_ggmls_q4_0_without_the_zeros(tmp_path, sparsity):
+    torch.manual_seed(0)
+    weight = (torch.randn(20, 96) * torch.logspace(-6, 0, 20)[:, None]).half().float()
+    weight[torch.rand(20, 96) < sparsity] = 0
+    weight[3] = 0
+    compact.write(tmp_path / "x", {"w": weight, "b": torch.randn(5)}, bits={"w": 4})
+    found = dict(compact.read(tmp_path / "x"))["w"].float()
+    kind = GGMLQuantizationType.Q4_0
+    wanted = quants.dequantize(quants.quantize(weight.numpy(), kind), kind)
+    # below float16's normal range the scale itself is rounded, and ggml divides by the exact one
+    normal = weight.abs().amax(1) > 8 * 2**-14
+    assert normal.sum() > 10
+    # a tie between two levels may go either way
+    level = weight.unflatten(1, (-1, 32)).abs().amax(-1).repeat_interleave(32, 1) / 8
+    differs = found != torch.from_numpy(wanted).half().float()
+    assert differs[normal].float().mean() < 0.01
+    assert ((found - weight).abs() <= 1.01 * level + 8 * 2**-24).all()
+    assert (found[weight == 0] == 0).all() and not torch.signbit(found[weight == 0]).any()
+    # what was rounded once comes back bit for bit
+    compact.write(tmp_path / "y", {"w": found}, bits={"w": 4})
+    again = dict(compact.read(tmp_path / "y"))["w"]
+    assert torch.equal(bits(again)[normal], bits(found)[normal])
+
+
+def test_a_file_of_4_bit_weights_is_written_as_expected(tmp_path):
+    weight = torch.zeros(1, 32)
+    weight[0, :3], weight[0, 31] = torch.tensor([-4.0, 1.5, 1.0]), 3.5
+    compact.write(tmp_path / "x", {"w": weight}, bits={"w": 4})
+    with safe_open(tmp_path / "x", "pt") as file:
+        assert file.get_tensor("group_scales").tolist() == [0.5]
+        assert file.get_tensor("masks").tolist() == [0b11100000, 0, 0, 1]
+        assert file.get_tensor("int4").tolist() == [0 | 11 << 4, 10 | 15 << 4]  # level + 8
+    assert torch.equal(dict(compact.read(tmp_path / "x"))["w"].float(), weight)
+
+
+def test_rows_that_are_no_whole_groups_are_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(CompactError, match="w has rows of 40; 4 bits go by 32.*FORMATS=hf"):
+        compact.write(tmp_path / "x", {"w": torch.ones(3, 40)}, bits={"w": 4})
+    with pytest.raises(CompactError, match="16, 8 or 4 bits, not 3"):
+        compact.write(tmp_path / "x", {"w": torch.ones(3, 32)}, bits={"w": 3})
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.7])
+def test_the_demo_model_in_int4_takes_at_most_two_percent_more_than_its_bound(tmp_path, sparsity):
+    model, processor = load(str(ROOT / "models" / "demo"))
+    prune(model, sparsity)
+    size = export_compact(Whisper(model, processor), tmp_path, int4=True)
+    bound = 0.0
+    linears = {f"{linear.path}.weight" for block in blocks(model) for linear in block.linears}
+    for name, one in model.named_parameters():
+        kept = int((one.half() != 0).sum())
+        if name in linears:
+            masked = one.numel() / 8 + kept / 2
+            bound += min(masked, one.numel() / 2) + one.numel() / 16
+        else:
+            bound += one.numel() + 4 * len(one) if "embed_tokens" in name else 2 * one.numel()
+    assert bound <= size <= 1.02 * bound
+
+
+def test_an_int4_folder_is_a_plain_whisper_of_rounded_values(tmp_path):
+    original = prune(make_model(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64), 0.5)
+    export_compact(Whisper(original, fitting_processor()), tmp_path, int4=True)
+    model, _ = owl.load(tmp_path)
+    assert type(model) is type(original)
+    rounded = [linear.path for block in blocks(model) for linear in block.linears]
+    for (name, dense), (_, loaded) in zip(original.named_parameters(), model.named_parameters()):
+        assert (loaded[dense == 0] == 0).all(), name
+        steps = 8 if name.removesuffix(".weight") in rounded else 127
+        assert torch.allclose(loaded, dense, atol=1.01 * dense.detach().abs().max().item() / steps)
+    (tmp_path / COMPACT_FILE).write_bytes((tmp_path / COMPACT_FILE).read_bytes()[:-1])
+    with pytest.raises(ModelError, match="it is truncated"):
+        owl.load(tmp_path)
+
+
+def test_int4_is_refused_where_neurons_are_no_multiple_of_32(tmp_path):
+    model = make_model(d_model=32, encoder_ffn_dim=40)
+    with pytest.raises(UnsupportedFormat, match="encoder.layers.0.fc2.weight has rows of 40"):
+        export_compact(Whisper(model, fitting_processor()), tmp_path, int4=True)
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.7])
@@ -198,10 +282,10 @@ def test_a_file_that_is_not_as_it_was_written_is_refused_with_cause_and_fix(fold
         owl.load(folder)
 
 
-def test_every_single_changed_byte_of_a_small_file_is_noticed(tmp_path):
-    compact.write(
-        tmp_path / "x", {"w": torch.tensor([[0.0, 1.0, 0.0, 0.0] * 4]), "b": torch.ones(2)}
-    )
+@pytest.mark.parametrize("rounded", [16, 4])
+def test_every_single_changed_byte_of_a_small_file_is_noticed(tmp_path, rounded):
+    weight = torch.tensor([[0.0, 1.0, 0.0, 0.0] * 8])
+    compact.write(tmp_path / "x", {"w": weight, "b": torch.ones(2)}, bits={"w": rounded})
     data = (tmp_path / "x").read_bytes()
     for position in range(len(data)):
         (tmp_path / "x").write_bytes(

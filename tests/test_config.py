@@ -352,8 +352,8 @@ def test_a_pattern_override_decides_the_sparsity_unless_that_is_overridden(write
         ({"DEVICE": "gpu"}, "DEVICE=gpu: must be one of auto, cuda"),
         (
             {"FORMATS": "hf,ctx"},
-            "FORMATS=hf,ctx: 'ctx' is not known; use one of hf, compact, compact-int8, onnx, "
-            "onnx-int8, ct2, ct2-int8",
+            "FORMATS=hf,ctx: 'ctx' is not known; use one of hf, compact, compact-int8, "
+            "compact-int4, onnx, onnx-int8, ct2, ct2-int8",
         ),
         (
             {"SPEED": "9"},
@@ -540,11 +540,7 @@ def section(dotted, value):
         ("evaluation.max_new_tokens", -5, "at least 1"),
         ("evaluation.normalizer", "german", "use one of auto, english, basic, none"),
         ("optimization.compile.mode", "fast", "is not known; use one of default, reduce-overhead"),
-        (
-            "optimization.quantization.bits",
-            4,
-            "must be 8: int8 is what the exported runtimes compute in, not 4",
-        ),
+        ("optimization.quantization.bits", 4, 'bits 4 goes with method "calibrated"'),
         (
             "optimization.quantization.method",
             "static",
@@ -871,6 +867,24 @@ def test_reading_a_config_needs_no_torch():
 def test_a_config_cannot_be_changed_by_accident():
     with pytest.raises(ValueError, match="frozen"):
         Config().pruning.sparsity = 0.9
+
+
+def test_calibrated_quantization_adds_both_roundings_and_refuses_bits_that_no_format_has(write):
+    def formats(names, **settings):
+        settings |= {"enabled": True, "method": "calibrated"}
+        file = {"output": {"formats": names}, "optimization": {"quantization": settings}}
+        return load(write(file)).formats
+
+    assert formats(["hf", "compact", "ggml"], bits=4) == [
+        *("hf", "compact", "compact-int4", "compact-int4-calibrated"),
+        *("ggml", "ggml-q4_0", "ggml-q4_0-calibrated"),
+    ]
+    assert formats(["ggml-q4_0"], bits=5) == ["ggml-q4_0", "ggml-q5_0", "ggml-q5_0-calibrated"]
+    assert formats(["compact-int8"]) == ["compact-int8", "compact-int8-calibrated"]
+    with pytest.raises(ConfigError, match="none of hf, compact has a form of 5 bits.*add ggml to"):
+        formats(["hf", "compact"], bits=5)
+    with pytest.raises(ConfigError, match="bits"):
+        formats(["ggml"], bits=3)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from owl.export.advice import Row
 from owl.export.measure import in_fresh_process, measure, weights_digest
 from owl.export.onnx import OnnxWhisper, export_onnx, onnx_decoder
 from owl.export.onnx_int8 import fold_transpose
+from owl.model.loading import COMPACT_FILE
+from owl.model.loading import load as load_saved
 from owl.model.whisper import Whisper, load
 from owl.run import experiment
 from owl.run.cache import closure
@@ -295,6 +297,27 @@ def test_a_run_writes_measures_and_refuses_format_by_format(demo, tmp_path, monk
     (tmp_path / "mine" / "onnx").mkdir()  # of an earlier config
     formats.remove_others([], run)
     assert not (tmp_path / "mine" / "onnx").exists()
+
+
+@pytest.mark.slow
+def test_a_calibrated_format_is_the_plain_ones_size_and_leaves_the_model_as_it_was(demo, tmp_path):
+    settings, model, processor, _ = demo
+    clips = experiment.calibration_set(settings).clips[:8]
+    run = run_in(tmp_path, settings)
+    run.write("calibration", {"clips": [{"id": one.id, "tokens": [5, 6, 7]} for one in clips]})
+    before, asr = copy.deepcopy(model.state_dict()), Whisper(model, processor)
+    written = {}
+    for name in ("compact-int4", "compact-int4-calibrated"):
+        folder, reason = formats.write(name, run, asr, PRUNING, {"datasets": []})
+        assert reason is None
+        written[name] = folder / COMPACT_FILE
+    assert len({path.stat().st_size for path in written.values()}) == 1
+    plain, ours = (load_saved(str(path.parent)).model.state_dict() for path in written.values())
+    rounded = [name for name in plain if not torch.equal(plain[name], ours[name])]
+    assert {name.rpartition(".")[2] for name in rounded} == {"weight"}
+    assert "model.encoder.layers.0.fc1.weight" in rounded
+    assert not any("norm" in name or "conv" in name or "positions" in name for name in rounded)
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
 
 
 def test_dense_twins_have_the_runtime_of_what_they_stand_beside_in_float_too():

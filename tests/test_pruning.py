@@ -9,13 +9,15 @@ import copy
 import pytest
 import torch
 
-from owl.errors import MissedTarget
+from owl.errors import MissedTarget, UnsupportedFormat
+from owl.kernels import bitmask
 from owl.kernels.gram import relative_output_error
 from owl.kernels.records import SOLVERS as METHODS
+from owl.kernels.rounding import round_weight
 from owl.kernels.solvers import prune_weight
 from owl.model import whisper
 from owl.model.whisper import Whisper
-from owl.prune import calibration, weights
+from owl.prune import calibration, rounding, weights
 from tests import tiny
 
 CLIPS = tiny.make_clips(24)
@@ -220,3 +222,53 @@ def test_the_held_out_error_is_that_of_clips_that_the_solver_did_not_see():
 
 def test_without_held_out_clips_there_is_no_held_out_error():
     assert prune(tiny.make_model(), 0.5, method="wanda")[0].held_out_error is None
+
+
+@pytest.mark.parametrize("grid", ["q4_0", "q5_0", "int4", "int8"])
+def test_a_rounded_model_is_found_again_by_a_writer_and_says_nearly_the_same(grid):
+    """Sequentially, as by hand for the first linear; zeros stay, what is no matrix stays."""
+    sizes = dict(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64)
+    dense, model = tiny.make_model(**sizes), tiny.make_model(**sizes)
+    with torch.no_grad():
+        for one in (dense, model):
+            one.model.decoder.layers[1].fc2.weight[:, ::2] = 0
+    (first, *_), *_ = (block.linears for block in whisper.blocks(dense))
+    batches, (_, seen) = (
+        batches_of(dense),
+        next(
+            calibration.walk(
+                dense,
+                whisper.blocks(dense),
+                batches_of(dense),
+                gram=True,
+                modified=False,
+                description=None,
+            )
+        ),
+    )
+    rounding.round_model(model, batches, grid)
+    linears = "q4_0" if grid == "int4" else grid
+    expected = round_weight(first.module.weight, seen[first.name].gram, linears)
+    after = dict(model.named_parameters())
+    assert torch.equal(after[f"{first.path}.weight"], expected)
+    assert (after["model.decoder.layers.1.fc2.weight"][:, ::2] == 0).all()
+    rounded = [f"{linear.path}.weight" for b in whisper.blocks(model) for linear in b.linears]
+    rounded.append("model.decoder.embed_tokens.weight")
+    for name, before in dense.named_parameters():
+        assert torch.equal(before, after[name]) == (name not in rounded), name
+        if name in rounded:
+            width = 8 if grid in ("int8", "int4") and ("embed" in name or grid == "int8") else 4
+            if grid != "q5_0":
+                one = bitmask.describe(name, after[name], width)
+                again = torch.from_numpy(bitmask.unpack(one, bitmask.pack(one, after[name])))
+                assert torch.equal(again.view(before.shape), after[name].half()), name
+
+
+def test_a_grid_that_cannot_hold_the_model_is_refused_before_anything_is_rounded():
+    model = tiny.make_model()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UnsupportedFormat, match="q4_0 packs rows by 32 weights"):
+        rounding.round_model(model, batches_of(model), "q4_0")
+    with pytest.raises(ValueError, match="unknown grid 'q3_0'; choose one of int8, q8_0"):
+        rounding.round_model(model, batches_of(model), "q3_0")
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())

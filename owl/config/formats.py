@@ -4,10 +4,10 @@ imported when it is used: runtimes take seconds to import, and a config needs no
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-INT8 = "int8"
-EIGHT_BITS = (INT8, "q8_0")  # grids
+INT8, INT4 = "int8", "int4"
+BITS = {INT8: 8, "q8_0": 8, "q5_0": 5, INT4: 4, "q4_0": 4}  # of the grids
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Format:
     runtime: str  # "pytorch", "onnxruntime", "ctranslate2" or "whisper.cpp"
     save: str
     loads_in: str
-    # the float format that this one rounds, and to what: `save` is given int8=True, or grid="…"
+    # the float format that this one rounds, and to what: `save` is given int8=True, int4=True, or
+    # grid="…"
     rounds: str | None = None
     grid: str = INT8
     # as models are published: in the precision of what was pruned, with card, metadata and metrics;
@@ -32,20 +33,24 @@ class Format:
     # formats in which the dense model is measured beside it: its own, the float form of a runtime
     # that is not PyTorch's, and for compact the one that is smaller without zeros
     dense: tuple[str, ...] = ()
+    # rounded with the calibration clips' error feedback (`owl.prune.rounding`), not plainly
+    calibrated: bool = False
 
 
+CALIBRATED = "-calibrated"  # behind the name of the format that rounds the same plainly
 _HF, _ONNX, _CT2 = "owl.export.huggingface", "owl.export.onnx", "owl.export.ct2"
 _IN_GGML = "whisper.cpp", "owl.export.ggml:export_ggml", "whisper.cpp"
 _COMPACT = "pytorch", f"{_HF}:export_compact", "owl.load"
 _IN_ONNX = "onnxruntime", f"{_ONNX}:export_onnx", "onnxruntime"
 _IN_CT2 = "ctranslate2", f"{_CT2}:export_ct2", f"{_CT2}:loads_in"
 
-FORMATS = {
+_PLAIN = {
     one.name: one
     for one in (
         Format("hf", "pytorch", f"{_HF}:save_hf", f"{_HF}:loads_in", published=True),
         Format("compact", *_COMPACT, dense=("compact-int8",)),
         Format("compact-int8", *_COMPACT, rounds="compact", dense=("compact-int8",)),
+        Format("compact-int4", *_COMPACT, "compact", INT4, dense=("compact-int4",)),
         Format("onnx", *_IN_ONNX, dense=("onnx",)),
         Format("onnx-int8", *_IN_ONNX, rounds="onnx", dense=("onnx", "onnx-int8")),
         Format("ct2", *_IN_CT2, dense=("ct2",)),
@@ -59,11 +64,38 @@ FORMATS = {
 }
 
 
+FORMATS = _PLAIN | {
+    f"{name}{CALIBRATED}": replace(_PLAIN[name], name=f"{name}{CALIBRATED}", calibrated=True)
+    for name in ("compact-int8", "compact-int4", "ggml-q8_0", "ggml-q5_0", "ggml-q4_0")
+}
+
+
+def with_calibrated(names: Sequence[str], bits: int) -> list[str]:
+    """`names`, each followed by its forms of so many bits, rounded plainly and calibrated.
+    ValueError where none of them has one.
+    """
+    found = []
+    for name in names:
+        base = FORMATS[name].rounds or name
+        forms = [
+            form.name
+            for form in FORMATS.values()
+            if form.calibrated and form.rounds == base and BITS[form.grid] == bits
+        ]
+        plain = [form.removesuffix(CALIBRATED) for form in forms]
+        found += [name, *(one for pair in zip(plain, forms) for one in pair)]
+    if found == list(names):
+        raise ValueError(
+            f"none of {', '.join(names)} has a form of {bits} bits that can be calibrated; add "
+            f"{'compact or ggml' if bits != 5 else 'ggml'} to output.formats (FORMATS=), or choose "
+            "other bits"
+        )
+    return list(dict.fromkeys(found))
+
+
 def with_int8(names: Sequence[str]) -> list[str]:
     """`names`, each followed by its 8-bit form; ONNX's is added where none of them has one."""
-    forms = {
-        one.rounds: one.name for one in FORMATS.values() if one.rounds and one.grid in EIGHT_BITS
-    }
+    forms = {one.rounds: one.name for one in _PLAIN.values() if one.rounds and BITS[one.grid] == 8}
     both = [form for name in names for form in (name, forms.get(name)) if form]
     rounded = any(FORMATS[name].rounds for name in both)
     return list(dict.fromkeys(both if rounded else [*both, "onnx-int8"]))

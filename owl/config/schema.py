@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from owl import ROOT
 from owl.config.contradictions import contradictions
-from owl.config.formats import FORMATS, with_int8
+from owl.config.formats import FORMATS, with_calibrated, with_int8
 from owl.config.paths import PORTABLE, Folder, ModelName, Origin, Text, find
 from owl.kernels import records
 from owl.kernels.patterns import fixed_sparsity, parse_pattern
@@ -204,11 +204,19 @@ class Evaluation(Section):
 
 
 class Quantization(Section):
-    enabled: bool = False  # adds the 8-bit form of every format that has one
-    bits: Literal[8] = Field(
-        8, description="must be 8: int8 is what the exported runtimes compute in"
-    )
-    method: Literal["dynamic"] = "dynamic"
+    enabled: bool = False  # adds the form in so many bits of every format that has one
+    bits: Literal[8, 5, 4] = 8
+    method: Literal["dynamic", "calibrated"] = "dynamic"
+
+    @model_validator(mode="after")
+    def bits_of_the_method(self) -> "Quantization":
+        if self.method == "dynamic" and self.bits != 8:
+            raise ValueError(
+                f'optimization.quantization.bits {self.bits} goes with method "calibrated"; '
+                '"dynamic" has 8, and plain rounding to fewer is a format of its own '
+                "(FORMATS=ggml-q5_0)"
+            )
+        return self
 
 
 class Compile(Section):
@@ -255,10 +263,20 @@ class Config(Section):
     @property
     def formats(self) -> list[str]:
         """What is exported, in order; with quantization each plain format is followed by its 8-bit
-        form, and ONNX's is added if there is none.
+        form, and ONNX's is added if there is none, or, where it is calibrated, by its forms of so
+        many bits, rounded plainly and calibrated.
         """
-        names = self.output.formats
-        return with_int8(names) if self.optimization.quantization.enabled else names
+        names, wanted = self.output.formats, self.optimization.quantization
+        if not wanted.enabled:
+            return names
+        return (
+            with_int8(names) if wanted.method == "dynamic" else with_calibrated(names, wanted.bits)
+        )
+
+    @model_validator(mode="after")
+    def formats_have_the_bits(self) -> "Config":
+        self.formats  # noqa: B018  # refused now, not at the export
+        return self
 
     def resolved(self) -> dict[str, Any]:
         """Every key as JSON types, paths absolute."""

@@ -10,13 +10,14 @@ from pkgutil import resolve_name
 import torch
 from transformers import AutoConfig
 
-from owl.config.formats import FORMATS, INT8
+from owl.config.formats import FORMATS, INT4, INT8
 from owl.errors import UnsupportedFormat
 from owl.evaluate.compare import headline
 from owl.export import huggingface
 from owl.kernels.records import ALLOCATIONS, SOLVERS
 from owl.kernels.texts import broken
 from owl.model.whisper import Whisper, blocks
+from owl.prune import rounding
 from owl.run import provenance
 from owl.run.files import whole_folder
 from owl.run.provenance import model_label
@@ -43,6 +44,8 @@ def write(
     target = export_folder(run, name)
     papers = _papers(run, pruning, measured, stock=not hasattr(pruned.model.config, "owl_shapes"))
     try:
+        if FORMATS[name].calibrated:
+            pruned = rounding.calibrated(run, pruned, FORMATS[name].grid)
         with whole_folder(target) as folder:
             save(name, pruned, folder, dtype=stored_dtype(run), papers=papers)
     except UnsupportedFormat as error:
@@ -58,7 +61,7 @@ def save(name: str, asr: Whisper, folder: Path, *, dtype: torch.dtype, papers: d
     wanted = FORMATS[name]
     options = {"dtype": dtype, **papers} if wanted.published else {}
     if wanted.rounds:
-        options |= {"int8": True} if wanted.grid == INT8 else {"grid": wanted.grid}
+        options |= {wanted.grid: True} if wanted.grid in (INT8, INT4) else {"grid": wanted.grid}
     resolve_name(wanted.save)(asr, folder, **options)
 
 

@@ -54,19 +54,18 @@ def loads_in(model) -> str:
     return "owl.load" if hasattr(model.config, "owl_shapes") else "transformers"
 
 
-def export_compact(asr: Whisper, folder: Path, *, int8: bool = False) -> int:
+def export_compact(asr: Whisper, folder: Path, *, int8: bool = False, int4: bool = False) -> int:
     """Write `model`, as it is, into `folder`; returns the bytes of the tensor file.
 
-    `owl.load` gives it back bit for bit as float16; `int8` rounds linears and token embedding.
-    UnsupportedFormat for a weight beyond float16.
+    `owl.load` gives it back bit for bit as float16; `int8` rounds linears and token embedding,
+    `int4` the linears to 4 bits and the embedding to int8. UnsupportedFormat for a weight beyond
+    float16, or, with `int4`, for linears whose inputs are no multiple of 32.
     """
-    linears = {f"{linear.path}.weight" for block in blocks(asr.model) for linear in block.linears}
-    rounded = linears | {EMBEDDING} if int8 else set()
+    linears = [f"{linear.path}.weight" for block in blocks(asr.model) for linear in block.linears]
+    bits = dict.fromkeys(linears, 4 if int4 else 8) | {EMBEDDING: 8} if int8 or int4 else {}
     try:
         # a tied tensor is named once
-        size = compact.write(
-            folder / COMPACT_FILE, dict(asr.model.named_parameters()), int8=rounded
-        )
+        size = compact.write(folder / COMPACT_FILE, dict(asr.model.named_parameters()), bits=bits)
     except CompactError as error:
         raise UnsupportedFormat(str(error)) from error
     save_settings(asr, folder, dtype=torch.float16)

@@ -12,7 +12,7 @@ Nothing here knows Whisper: tensors by name in, tensors by name out. Folders are
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,22 +29,28 @@ PARTS = {
     "scales": ("F32", "<f4"),
     "values": ("F16", "<f2"),
     "rest": ("F16", "<f2"),
+    "group_scales": ("F16", "<f2"),
     "masks": ("U8", "u1"),
     "int8": ("I8", "i1"),
+    "int4": ("U8", "u1"),
 }
 PIECE = 1 << 22  # bytes hashed at once
 UNKNOWN = "0" * 64  # as long as a digest
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], *, int8: Collection[str] = ()) -> int:
-    """Store `tensors` (cast to float16), the matrices named in `int8` rounded to int8 per row, and
-    return the bytes of the file.
+def write(
+    path: Path, tensors: Mapping[str, Tensor], *, bits: Mapping[str, int] | None = None
+) -> int:
+    """Store `tensors` (cast to float16), matrices for which `bits` says 8 or 4 rounded to so many,
+    and return the bytes of the file.
 
     One tensor after the other: beside `tensors` only one more is ever held. CompactError for a
-    value beyond float16.
+    value beyond float16, or rows that 4 bits cannot hold.
     """
     try:
-        layout = [describe(name, tensor, name in int8) for name, tensor in tensors.items()]
+        layout = [
+            describe(name, tensor, (bits or {}).get(name, 16)) for name, tensor in tensors.items()
+        ]
     except ValueError as error:
         raise CompactError(f"{error}; export another format, e.g. FORMATS=hf") from error
     start = 8 + len(_header(layout, UNKNOWN))
