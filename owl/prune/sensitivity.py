@@ -30,7 +30,7 @@ from owl.model.whisper import (
 from owl.prune.calibration import Batch
 from owl.prune.calibration_text import Labels, calibration_batches
 
-WINDOWS = 16  # calibration clips; more moved no linear by more than noise
+CLIPS = 16  # calibration clips, some three minutes of speech
 
 
 @dataclass
@@ -52,7 +52,7 @@ def allocate(
     config: Config, asr: Whisper, every: Sequence[Block], labels: Labels
 ) -> dict[str, float]:
     """Sparsity by linear name at the config's target."""
-    chosen = labels.pick(range(min(WINDOWS, len(labels.clips))))
+    chosen = labels.pick(range(min(CLIPS, len(labels.clips))))
     batches = calibration_batches(config, asr, chosen, batch_size=1)
     seen = sensitivities(
         asr, every, batches, len(prompt_tokens(asr.model, labels.language)),

@@ -53,18 +53,12 @@ def prune(
     every: Sequence[Block],
     batches: Sequence[Batch],
     sparsities: Mapping[str, float],
-    *,
-    method: str,
-    pattern: str | Mapping[str, str] = "unstructured",
-    held_out: Sequence[Batch] = (),
-    damping: float = DAMPING,
-    bias_refit: bool = False,
+    **options,
 ) -> list[PrunedLinear]:
     """Prune the linears of `every` in place, all blocks of `prune_blocks`, which says what the
-    options mean.
+    arguments mean.
     """
-    options = {"method": method, "pattern": pattern, "held_out": held_out, "damping": damping}
-    blocks = prune_blocks(model, every, batches, sparsities, **options, bias_refit=bias_refit)
+    blocks = prune_blocks(model, every, batches, sparsities, **options)
     return [row for _, rows in blocks for row in rows]
 
 
