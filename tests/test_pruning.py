@@ -272,3 +272,26 @@ def test_a_grid_that_cannot_hold_the_model_is_refused_before_anything_is_rounded
     with pytest.raises(ValueError, match="unknown grid 'q3_0'; choose one of int8, q8_0"):
         rounding.round_model(model, batches_of(model), "q3_0")
     assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+
+
+def test_a_moved_bias_makes_up_for_the_mean_it_was_moved_by_and_no_other():
+    model, dense = tiny.make_model(), tiny.make_model()
+    row = prune(model, 0.6, method="wanda", held_out=held_out_of(model), bias_refit=True)[1]
+    index = [one.name for one in whisper.blocks(dense)[0].linears].index(row.linear)
+    before, after = (whisper.blocks(one)[0].linears[index].module for one in (dense, model))
+    _, seen = next(
+        calibration.walk(
+            dense,
+            whisper.blocks(dense),
+            held_out_of(dense),
+            gram=True,
+            modified=False,
+            description=None,
+        )
+    )
+    rows, change = seen[row.linear], (before.weight - after.weight).double()
+    moved = (after.bias - before.bias).double()
+    energy = (change @ rows.gram * change).sum() - 2 * moved @ (change @ rows.total)
+    energy += rows.rows * moved.square().sum()
+    scale = (before.weight.double() @ rows.gram * before.weight.double()).sum()
+    assert row.held_out_error == pytest.approx((energy / scale).item(), rel=1e-4)

@@ -215,7 +215,7 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         summary | others | {"exports": [export], "provenance": facts},
         1.5,
         figures,
-        [{"file": "a.html", "title": "A?", "seconds": 1}],
+        [{"file": "a.html", "title": "A?", "seconds": 1, "steps": {"listen": 1}}],
     )
     assert "<script" not in text and "&lt;script&gt;x" in text
     by_word, by_character = re.findall(r'<p class="headline">.*?</p>', text, re.S)

@@ -62,7 +62,7 @@ def measure(
 
     `stored` is the precision on disk, in which weights are compared. `heard`: what is known
     already, by the `weights_digest` in float32 of the PyTorch model that said it; the same model is
-    not asked again.
+    not asked again where one pass is enough.
     """
     load, idle = loader(wanted.runtime, config), peak_rss_bytes()
     started = time.perf_counter()
@@ -74,9 +74,9 @@ def measure(
     # a first call allocates; it is not part of the speed
     waited = [_seconds(first, clip) for _ in range(FIRST_TOKENS + 1)][1:]
     exact = weights_digest(model, torch.float32) if model is not None else None
-    said = list(heard.get(exact, []))
     seconds = sum(clip.seconds for dataset in datasets for clip in dataset.clips)
     passes = PASSES if seconds < SHORT else 1
+    said = list(heard.get(exact, [])) if passes == 1 else []
     if said:  # one batch, for the memory
         size = config.evaluation.batch_size
         decoders[0]([clip.audio for clip in datasets[0].clips[:size]])

@@ -162,13 +162,19 @@ def by_saliency(saliencies: Iterable[Tensor], sparsity: float) -> list[float]:
     kept within REACH of the target, all together meeting it.
 
     `saliencies` (out, in) each, not negative. They are sorted into bins of 2 %, so they are needed
-    one at a time.
+    one at a time. ValueError where one is not finite.
     """
     below, counts = [], []
     for saliency in saliencies:
-        logs = saliency.double().clamp(min=torch.finfo(torch.float64).tiny).log()
+        if not torch.isfinite(saliency).all():
+            raise ValueError(
+                "a gradient or an input overflowed, so weights cannot be ranked; set "
+                'hardware.precision to "float32" or "bfloat16", or take another allocation'
+            )
+        # on the CPU: not every device has float64
+        logs = saliency.cpu().double().clamp(min=torch.finfo(torch.float64).tiny).log()
         bins = ((logs - LOG_LEAST) / LOG_BIN).long().clamp(0, BINS - 1)
-        below.append(torch.bincount(bins.flatten(), minlength=BINS).cumsum(0).cpu())
+        below.append(torch.bincount(bins.flatten(), minlength=BINS).cumsum(0))
         counts.append(saliency.numel())
     check_allocation([0.0] * len(counts), counts, sparsity)
     pooled = torch.stack(below)

@@ -55,6 +55,11 @@ class Statistics:
         """The Gram matrix of the inputs minus their mean, (in, in)."""
         return centred(self.gram, self.total, self.rows)
 
+    def about(self, point: Tensor) -> Tensor:
+        """The Gram matrix of the inputs minus a `point` (in,)."""
+        crossed = torch.outer(point, self.total)
+        return self.gram - crossed - crossed.T + self.rows * torch.outer(point, point)
+
     @property
     def rms(self) -> Tensor:
         """Root mean square of every input feature per token row, (in,)."""

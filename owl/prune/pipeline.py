@@ -134,7 +134,8 @@ def prune_targets(
             sparsities,
             method=settings.method,
             pattern=patterns,
-            held_out=calibration_batches(config, asr, held_out),
+            # a single clip is in both parts: then nothing was held out
+            held_out=calibration_batches(config, asr, held_out) if len(labels.clips) > 1 else (),
             bias_refit=settings.bias_refit,
         )
     batches = calibration_batches(config, asr, labels)

@@ -102,7 +102,7 @@ def _listener(seen: Sensitivity, rows: Tensor):
         output.register_hook(learn)
 
     def learn(gradient: Tensor) -> None:
-        seen.gradients = seen.gradients + gradient.float().flatten(0, -2).square().sum(0)
+        seen.gradients = seen.gradients + gradient[rows].float().square().sum(0)
 
     return listen
 

@@ -113,10 +113,9 @@ def prune_blocks(
                 factors=factors,
             )
             linear.module.weight.data.copy_(after)
-            if moves_bias:
-                linear.module.bias.data += (
-                    (before - after).to(seen.total) @ seen.total / seen.rows
-                ).to(before)
+            mean = seen.total / seen.rows if moves_bias else None
+            if mean is not None:
+                linear.module.bias.data += ((before - after).to(mean) @ mean).to(before)
             dead = int((gram.diagonal() <= 0).sum()) if solver.updates else 0
             sparsity = _realised(linear, before, after, sparsities[linear.name], method, own, dead)
             pruned.append(
@@ -129,8 +128,8 @@ def prune_blocks(
                     inputs=before.shape[1],
                     target_sparsity=sparsities[linear.name],
                     sparsity=sparsity,
-                    error=_error(before, after, seen, moves_bias),
-                    held_out_error=_error(before, after, kept_back[linear.name], moves_bias),
+                    error=_error(before, after, seen, mean),
+                    held_out_error=_error(before, after, kept_back[linear.name], mean),
                     seconds=time.perf_counter() - started,
                 )
             )
@@ -139,13 +138,15 @@ def prune_blocks(
     bar.close()
 
 
-def _error(before: Tensor, after: Tensor, seen: Statistics, moves_bias: bool) -> float | None:
-    """The relative output error on some rows, without what a moved bias makes up for; None where
-    there are no rows.
+def _error(before: Tensor, after: Tensor, seen: Statistics, mean: Tensor | None) -> float | None:
+    """The relative output error on some rows, without what a bias that was moved by the `mean`
+    input makes up for; None where there are no rows.
     """
     if not seen.rows:
         return None
-    return relative_output_error(before, after, seen.gram, seen.centred if moves_bias else None)
+    return relative_output_error(
+        before, after, seen.gram, None if mean is None else seen.about(mean)
+    )
 
 
 class Shared:

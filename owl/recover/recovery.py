@@ -3,8 +3,8 @@ the recovered model and what it cost.
 
 `owl.recover.blockwise` and `owl.recover.distill` train; here are which clips they see, what is
 measured before and after, and how a run asks for it. Every eighth calibration clip is held out of
-the training, as it was of the pruning: it chooses the best weights and says what recovery was
-worth. Evaluation clips are never seen.
+the training, as it was of the solvers (allocations and structured pruning see all clips): it
+chooses the best weights and says what recovery was worth. Evaluation clips are never seen.
 """
 
 from collections.abc import Sequence

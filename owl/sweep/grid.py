@@ -174,8 +174,9 @@ def jobs_of(path: str | os.PathLike, grid: Grid) -> list[Job]:
             for seed, sparsities, pairs in seeds
             for method, allocation in pairs
         ]
-        if grid.damage:
-            sparsity = 0.5 if 0.5 in grid.sparsities else grid.sparsities[0]
+        harmful = [sparsity for sparsity in grid.sparsities if sparsity > 0]
+        if grid.damage and harmful:
+            sparsity = 0.5 if 0.5 in harmful else harmful[0]
             one = (grid.baseline[0], "uniform", grid.seed, (sparsity,))
             jobs.append(Job(name_of(path), config, name, *one, damage=True))
     return jobs
