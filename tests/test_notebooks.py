@@ -227,7 +227,7 @@ def test_the_import_closure_reaches_kernels_through_other_modules():
         "owl.data.hub",
         "owl.export.onnx_graphs",
     } <= found
-    assert not found & {"owl.kernels.solvers", "owl.report.pages"}
+    assert not found & {"owl.prune.pipeline", "owl.report.pages"}
     assert {"owl.kernels.solvers", "owl.kernels.allocation"} <= closure(notebook_source(REPORT[1]))
 
 

@@ -426,9 +426,9 @@ def test_a_single_calibration_clip_is_too_few(tmp_path):
 
 def run_of(tmp_path, method="none", epochs=2, **pruning):
     settings = {"method": method, "steps": 6, "epochs": epochs, "batch_size": 6}
-    return Run(
-        "mine", tmp_path, Config.model_validate({"pruning": {"recovery": settings} | pruning})
-    )
+    calibration = {"windows": "single"}  # the clips are counted below
+    given = {"recovery": settings, "calibration": calibration} | pruning
+    return Run("mine", tmp_path, Config.model_validate({"pruning": given}))
 
 
 def after_recovery(run, number=1):

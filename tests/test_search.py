@@ -159,7 +159,14 @@ def test_the_driver_keeps_its_database_and_its_winner_is_the_best_on_held_out_cl
 ):
     monkeypatch.setattr(measured, "OFFSPRING", 3)
     config = Config.model_validate(
-        {"pruning": {"method": "alps", "sparsity": 0.7, "allocation": "measured"}}
+        {
+            "pruning": {
+                "method": "alps",
+                "sparsity": 0.7,
+                "allocation": "measured",
+                "calibration": {"windows": "single"},
+            }
+        }
     )
     every, clips = whisper.blocks(model), tiny.make_clips(8)
     labels = calibration_text.Labels(clips, [[5, 6 + index] for index in range(8)], {}, None)

@@ -158,6 +158,7 @@ def key_of(config: Config, model, every: Sequence[Block], measuring: Labels) -> 
     names = [linear.name for block in every for linear in block.linears]
     settings = [
         config.pruning.method,
+        config.pruning.calibration.windows,
         config.pruning.calibration.padding,
         measuring.language,
         measuring.tokens,
