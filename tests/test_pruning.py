@@ -199,19 +199,17 @@ def held_out_of(model):
     )
 
 
+def seen_first(model, batches):
+    """Statistics of the first block's inputs."""
+    options = {"gram": True, "modified": False, "description": None}
+    _, statistics = next(calibration.walk(model, whisper.blocks(model), batches, **options))
+    return statistics
+
+
 def test_the_held_out_error_is_that_of_clips_that_the_solver_did_not_see():
     model, dense = tiny.make_model(), tiny.make_model()
     rows = prune(model, 0.6, method="sparsegpt", held_out=held_out_of(model))
-    _, statistics = next(
-        calibration.walk(
-            dense,
-            whisper.blocks(dense),
-            held_out_of(dense),
-            gram=True,
-            modified=False,
-            description=None,
-        )
-    )
+    statistics = seen_first(dense, held_out_of(dense))
     first, row = whisper.blocks(dense)[0].linears[0], rows[0]
     after = whisper.blocks(model)[0].linears[0].module.weight.data
     gram = statistics[first.name].gram
@@ -233,19 +231,7 @@ def test_a_rounded_model_is_found_again_by_a_writer_and_says_nearly_the_same(gri
         for one in (dense, model):
             one.model.decoder.layers[1].fc2.weight[:, ::2] = 0
     (first, *_), *_ = (block.linears for block in whisper.blocks(dense))
-    batches, (_, seen) = (
-        batches_of(dense),
-        next(
-            calibration.walk(
-                dense,
-                whisper.blocks(dense),
-                batches_of(dense),
-                gram=True,
-                modified=False,
-                description=None,
-            )
-        ),
-    )
+    batches, seen = batches_of(dense), seen_first(dense, batches_of(dense))
     rounding.round_model(model, batches, grid)
     linears = "q4_0" if grid == "int4" else grid
     expected = round_weight(first.module.weight, seen[first.name].gram, linears)
@@ -279,16 +265,7 @@ def test_a_moved_bias_makes_up_for_the_mean_it_was_moved_by_and_no_other():
     row = prune(model, 0.6, method="wanda", held_out=held_out_of(model), bias_refit=True)[1]
     index = [one.name for one in whisper.blocks(dense)[0].linears].index(row.linear)
     before, after = (whisper.blocks(one)[0].linears[index].module for one in (dense, model))
-    _, seen = next(
-        calibration.walk(
-            dense,
-            whisper.blocks(dense),
-            held_out_of(dense),
-            gram=True,
-            modified=False,
-            description=None,
-        )
-    )
+    seen = seen_first(dense, held_out_of(dense))
     rows, change = seen[row.linear], (before.weight - after.weight).double()
     moved = (after.bias - before.bias).double()
     energy = (change @ rows.gram * change).sum() - 2 * moved @ (change @ rows.total)

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from owl.errors import UnsupportedFormat
 from owl.kernels.rounding import DAMPING, GRIDS, grid_of, round_weight
-from owl.kernels.solvers import inverse_factor
 from owl.model.whisper import Whisper, blocks
-from owl.prune.calibration import Batch, Statistics, walk
+from owl.prune.calibration import Batch, walk
 from owl.prune.calibration_text import calibration_batches, saved_labels
+from owl.prune.weights import Shared
 from owl.run.experiment import calibration_set
 from owl.run.record import Run
 
@@ -52,16 +52,14 @@ def round_model(model, batches: Sequence[Batch], grid: str) -> None:
     except ValueError as error:
         raise UnsupportedFormat(str(error)) from error
     bar = tqdm(total=len(linears), desc=f"round to {grid}", unit="linear")
-    factors: dict[str, tuple[Statistics, Tensor]] = {}
+    shared = Shared("sparsegpt", DAMPING)  # the same inverse factor
     for block, statistics in walk(
         model, every, batches, gram=True, modified=True, description=None
     ):
         for linear in block.linears:
-            seen = statistics[linear.name]
-            if linear.inputs not in factors or factors[linear.inputs][0] is not seen:
-                factors[linear.inputs] = seen, inverse_factor(seen.gram.cpu().double(), DAMPING)
-            weight, (_, factor) = linear.module.weight.data, factors[linear.inputs]
-            weight.copy_(round_weight(weight, seen.gram, grids["linears"], factor=factor))
+            gram, factor = shared.of(linear, statistics[linear.name], centred=False)
+            weight = linear.module.weight.data
+            weight.copy_(round_weight(weight, gram, grids["linears"], factor=factor.cpu()))
             bar.update()
     bar.close()
     rows = model.model.decoder.embed_tokens.weight.data
