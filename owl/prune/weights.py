@@ -88,11 +88,9 @@ def prune_blocks(
     `count` in `owl.kernels.records.SOLVERS`; nothing may differ for N:M.
     """
     shared, solver = Shared(method, damping), solver_of(method)
-    options = {"gram": True, "modified": True, "description": None}
-    learning, judging = (
-        walk(model, every, batches, **options),
-        walk(model, every, held_out, **options),
-    )
+    options = {"modified": True, "description": None}
+    learning = walk(model, every, batches, gram=True, **options)
+    judging = walk(model, every, held_out, gram=bool(held_out), **options)
     bar = tqdm(total=sum(len(block.linears) for block in every), desc="prune", unit="linear")
     for (block, statistics), (_, kept_back) in zip(learning, judging):
         warn_if_singular(block, statistics)
