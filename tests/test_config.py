@@ -664,6 +664,7 @@ FLAT = {
     "recovery_epochs": 3,
     "recovery_learning_rate": 1e-4,
     "recovery_batch_size": 2,
+    "recovery_parameters": "norms",
     "structures": ["neurons"],
     "equal_widths": True,
 }
@@ -678,6 +679,7 @@ SECTIONS = {
         "epochs": 3,
         "learning_rate": 1e-4,
         "batch_size": 2,
+        "parameters": "norms",
     },
     "structured": {"structures": ["neurons"], "equal_widths": True},
 }

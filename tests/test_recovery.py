@@ -450,6 +450,22 @@ def test_a_round_says_what_it_cost_and_what_it_gave(tmp_path, method, steps):
     assert f"Recovery by {method}" in recovery.sentence(result)
 
 
+@pytest.mark.parametrize("method", ["blockwise", "distill"])
+def test_norms_and_biases_alone_leave_every_matrix_as_it_was_pruned(tmp_path, method):
+    run = run_of(tmp_path, method)
+    settings = run.config.pruning.recovery.model_copy(update={"parameters": "norms"})
+    pruning = run.config.pruning.model_copy(update={"recovery": settings})
+    run = Run("mine", tmp_path, run.config.model_copy(update={"pruning": pruning}))
+    row, _, model = after_recovery(run)
+    expected = pruned_model()[0].state_dict()
+    moved = {name for name, one in model.state_dict().items() if not one.equal(expected[name])}
+    assert moved and all(model.state_dict()[name].ndim == 1 for name in moved)
+    assert row.held_out_kl_after < row.held_out_kl_before
+    assert all(
+        one.requires_grad for block in whisper.blocks(model) for one in block.module.parameters()
+    )
+
+
 def test_the_artefact_keeps_its_keys(tmp_path):
     row, lessons, _ = after_recovery(run_of(tmp_path, "blockwise", epochs=1))
     kept = json.loads(json.dumps(asdict(recovery.summary(lessons, [row]))))

@@ -102,6 +102,7 @@ class Recovery(Section):
     epochs: Count = 6  # of blockwise, with which distill begins too: passes per block
     learning_rate: Positive | None = None  # peak; null: 1e-3 for blockwise, 2e-4 for distill
     batch_size: Count = 8  # clips
+    parameters: Literal["all", "norms"] = "all"  # what trains: "norms" and biases alone is cheaper
 
 
 class Pruning(Section):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from owl import setup
 from owl.config.formats import Format
 from owl.config.load import Config
 from owl.data.load import Dataset
@@ -64,6 +65,7 @@ def measure(
     already, by the `weights_digest` in float32 of the PyTorch model that said it; the same model is
     not asked again where one pass is enough.
     """
+    setup()
     load, idle = loader(wanted.runtime, config), peak_rss_bytes()
     started = time.perf_counter()
     processor, decoder, model = load(Path(folder) if folder else None)

@@ -28,6 +28,9 @@ class Solver:
     count: Callable[[int, int, int], int]
     counts: str  # `count` in words
     prepare: str | None = None
+    # multiplications of an n × rows linear, in (n³ + rows · n²), as many as its time was worth on
+    # OpenAI's tiny.en
+    work: float = 10
     slow: bool = False  # beside the other solvers
 
     @property
@@ -85,6 +88,7 @@ SOLVERS = {
             count=lambda rows, columns, block: -(-columns // block),
             counts="at most one weight more per 128 columns",
             prepare="owl.kernels.solvers:inverse_factor",
+            work=20,
         ),
         Solver(
             "alps",
@@ -94,6 +98,7 @@ SOLVERS = {
             count=lambda rows, columns, block: 1,
             counts="within one weight per matrix",
             prepare="owl.kernels.alps:decompose",
+            work=150,
             slow=True,
         ),
     )

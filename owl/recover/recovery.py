@@ -101,13 +101,15 @@ def recover(
     Training is in float32 whatever the model's precision. Before the last round it is
     `pruning_frequency` passes long.
     """
-    method = lessons.run.config.pruning.recovery.method
+    settings = lessons.run.config.pruning.recovery
+    method = settings.method
     if method == "none":
         return Round(number, method, sparsity)
     precision = next(student.parameters()).dtype
     student.float()
     train = _blockwise if method == "blockwise" else _distill
-    course, repaired = train(lessons, student, every, number)
+    with training.only(settings.parameters, every):
+        course, repaired = train(lessons, student, every, number)
     student.to(precision)
     return Round(
         number,

@@ -3,7 +3,8 @@ and a state file that an interrupted training goes on from.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,16 +50,36 @@ class Course:
         return Course(self.steps + later.steps, self.seconds + later.seconds, [*self.curve, *moved])
 
 
-def trainable(every: Sequence[Block]) -> list[nn.Parameter]:
-    """All parameters of the blocks: weights, biases and norms; embeddings, convolutions and the
-    final norms stay the dense model's.
+@contextmanager
+def only(which: str, every: Sequence[Block]) -> Iterator[None]:
+    """Meanwhile gradients reach "all" parameters of the blocks, or their "norms" and biases, which
+    are a hundredth of them, have no zeros to keep and cost no product of their own.
     """
-    return [parameter for block in every for parameter in block.module.parameters()]
+    parameters = [one for block in every for one in block.module.parameters()]
+    frozen = [one for one in parameters if which == "norms" and one.ndim > 1]
+    for one in frozen:
+        one.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for one in frozen:
+            one.requires_grad_(True)
+
+
+def trainable(every: Sequence[Block]) -> list[nn.Parameter]:
+    """What gradients reach of the blocks: weights, biases and norms, or what `only` leaves of them;
+    embeddings, convolutions and the final norms stay the dense model's.
+    """
+    parameters = (one for block in every for one in block.module.parameters())
+    return [one for one in parameters if one.requires_grad]
 
 
 def masks(every: Sequence[Block]) -> list[tuple[nn.Parameter, Tensor]]:
-    """(weight, True where it is zero and stays zero) of every targeted linear that has zeros."""
-    weights = [linear.module.weight for block in every for linear in block.linears]
+    """(weight, True where it is zero and stays zero) of every targeted linear that has zeros and
+    that gradients reach.
+    """
+    linears = (linear.module.weight for block in every for linear in block.linears)
+    weights = [weight for weight in linears if weight.requires_grad]
     return [(weight, zero) for weight in weights if (zero := weight.detach() == 0).any()]
 
 
