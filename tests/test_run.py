@@ -203,6 +203,7 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         "recovery": "none",
         "pattern": "unstructured",
         "seconds": {"01": 1.0, "02": 2.0},
+        "expected_seconds": {"pruning": 5.0},
         "peak_rss_bytes": 2e9,
         "datasets": [dataset],
     }
@@ -232,6 +233,7 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
             "1,234,567 bytes",
             "0.0123",
             "2.00 GB",
+            "3 s for the whole report (5 s were expected)",
         )
     )
     assert all(words in text for words in ("dense fp16", "2,345,678", "&lt;u&gt;ship", "&lt;b&gt;"))
