@@ -343,7 +343,7 @@ def test_a_pattern_override_decides_the_sparsity_unless_that_is_overridden(write
         (
             {"PATTERN": "structure"},
             "PATTERN=structure: 'structure' is not known; use one of unstructured, structured, "
-            "2:4, 4:8",
+            "lowrank, 2:4, 4:8",
         ),
         (
             {"PATTERN": "structured", "METHOD": "wanda"},
@@ -379,6 +379,15 @@ def test_structured_decides_the_method_unless_that_is_overridden_and_layers_the_
     assert "METHOD=sparsegpt" in error_of(path, {"pattern": "structured", "method": "wanda"})
     layers = load(write({"pruning": {"pruning_pattern": "structured", "structures": ["layers"]}}))
     assert layers.pruning.allocation == "uniform"
+
+
+def test_low_rank_decides_the_method_and_is_of_the_encoder_unless_that_is_said(write):
+    path = write({"pruning": {"method": "wanda", "sparsity": 0.5}}, "mine.json")
+    found = load(path, {"pattern": "lowrank"}).pruning
+    assert (found.method, found.target_modules) == ("sparsegpt", ["encoder.layers"])
+    path = write({"pruning": {"target_modules": ["decoder"]}}, "mine.json")
+    assert load(path, {"pattern": "lowrank"}).pruning.target_modules == ["decoder"]
+    assert load(path, {}).pruning.method == "wanda"
 
 
 # --- files that cannot be read
@@ -488,6 +497,12 @@ def section(dotted, value):
         ),
         (
             "pruning",
+            {"pruning_pattern": "lowrank", "method": "sparsegpt", "allocation": "fisher"},
+            "judges single weights, not heads, neurons or ranks",
+        ),
+        ("pruning", {"pruning_pattern": "lowrank", "method": "alps"}, "(METHOD=sparsegpt)"),
+        (
+            "pruning",
             {"pruning_pattern": "structured", "equal_widths": True},
             'set structures to ["neurons"]',
         ),
@@ -498,7 +513,7 @@ def section(dotted, value):
         (
             "pruning.pruning_pattern",
             "blocky",
-            "is not known; use one of unstructured, structured, 2:4",
+            "is not known; use one of unstructured, structured, lowrank, 2:4",
         ),
         (
             "pruning.pruning_schedule",

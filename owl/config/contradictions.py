@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from math import isclose
 
-from owl.kernels.patterns import fixed_sparsity
+from owl.kernels.patterns import SMALLER, fixed_sparsity
 
 UNIFORM = 'set allocation to "uniform" (ALLOCATION=uniform) or the pattern to "unstructured"'
 OWL = 'set allocation to "owl" (ALLOCATION=owl) or the pattern to "unstructured"'
@@ -58,13 +58,19 @@ def contradictions(pruning) -> Iterator[str]:
                 f"{written} has no sparsities in between, as {turns} wants; use the schedule "
                 '"one_shot" or the pattern "unstructured"'
             )
-    if pattern != "structured":
+    if pattern not in SMALLER:
         return
     if method != "sparsegpt":
         yield (
             f"{written} decides by the second-order error, as sparsegpt does, not by {method}; "
             'leave out method or set it to "sparsegpt" (METHOD=sparsegpt)'
         )
+    if allocation in ("measured", "fisher"):
+        yield (
+            f"allocation {allocation} judges single weights, not heads, neurons or ranks; {UNIFORM}"
+        )
+    if pattern != "structured":
+        return
     if "layers" in structures and (len(structures) > 1 or allocation != "uniform"):
         yield (
             'structures ["layers"] drops whole layers by their influence: it goes with no other '
@@ -74,10 +80,6 @@ def contradictions(pruning) -> Iterator[str]:
         yield (
             'recovery compares block with block, and structures ["layers"] leaves fewer of them; '
             'set recovery to "none" (RECOVERY=none) or structures to ["heads", "neurons"]'
-        )
-    if allocation in ("measured", "fisher"):
-        yield (
-            f"allocation {allocation} judges single weights, not whole heads, neurons; {UNIFORM}"
         )
     if pruning.structured.equal_widths and "heads" in structures:
         yield (

@@ -22,7 +22,7 @@ from owl.config.paths import Origin
 from owl.config.problems import refusal
 from owl.config.schema import Config
 from owl.errors import ConfigError
-from owl.kernels.patterns import fixed_sparsity
+from owl.kernels.patterns import SMALLER, fixed_sparsity
 
 OVERRIDES = {  # name on the make line, in lower case → the key that it sets
     "sparsity": "pruning.sparsity",
@@ -50,8 +50,8 @@ def load(path: str | os.PathLike, overrides: Mapping[str, object] | None = None)
     in OVERRIDES, any case).
 
     An override that is None or "" is not set; text is parsed as the key's type. `samples` sets
-    max_samples of every evaluation dataset, an N:M `pattern` also the sparsity and a structured one
-    also the method, unless these are overridden too. Raises ConfigError for a file that cannot be
+    max_samples of every evaluation dataset, an N:M `pattern` also the sparsity and one that makes
+    matrices smaller also the method, unless these are overridden too. Raises ConfigError for a file that cannot be
     read, unknown keys, wrong types or values, and a missing model folder.
     """
     (raw, base), given = _read(path), _parse(overrides)
@@ -194,7 +194,7 @@ def _apply(data: dict[str, Any], given: dict[str, Any]) -> None:
     with suppress(ValueError):  # what is no pattern is refused by the schema
         if "sparsity" not in given and pattern and fixed_sparsity(str(pattern)) is not None:
             pruning.pop("sparsity", None)
-    if "method" not in given and pattern == "structured":  # the file's is for another pattern
+    if "method" not in given and pattern in SMALLER:  # the file's is for another pattern
         pruning.pop("method", None)
 
 

@@ -18,7 +18,7 @@ from owl.config.contradictions import contradictions
 from owl.config.formats import FORMATS, with_calibrated, with_int8
 from owl.config.paths import PORTABLE, Folder, ModelName, Origin, Text, find
 from owl.kernels import records
-from owl.kernels.patterns import fixed_sparsity, parse_pattern
+from owl.kernels.patterns import SMALLER, fixed_sparsity, parse_pattern
 from owl.kernels.schedule import SCHEDULES
 
 METHODS = tuple(records.SOLVERS)
@@ -113,7 +113,7 @@ class Pruning(Section):
     pattern: Pattern = "unstructured"
     structured: Structured = Structured()
     method: Literal[*METHODS] = Field(
-        default_factory=lambda said: "sparsegpt" if said["pattern"] == "structured" else "wanda"
+        default_factory=lambda said: "sparsegpt" if said["pattern"] in SMALLER else "wanda"
     )
     sparsity: Sparsity = Field(  # share of the prunable weights
         default_factory=lambda said: fixed_sparsity(said["pattern"]) or 0.5
@@ -124,7 +124,11 @@ class Pruning(Section):
     target_modules: Annotated[
         Names,
         Field(min_length=1, description="must name at least one module such as encoder.layers"),
-    ] = ["encoder.layers", "decoder.layers"]
+    ] = Field(  # low rank pays where many rows go through a matrix
+        default_factory=lambda said: ["encoder.layers", "decoder.layers"][
+            : 1 if said["pattern"] == "lowrank" else 2
+        ]
+    )
     excluded_modules: Names = []
     outlier_hyper_lambda: float = Field(0.08, ge=0, description="must be at least 0 such as 0.08")
     outlier_hyper_m: float = Field(5.0, gt=0, description="must be above 0 such as 5")

@@ -87,6 +87,8 @@ def _check(asr: Whisper) -> None:
     a word.
     """
     config = asr.model.config
+    if hasattr(config, "owl_ranks"):
+        raise UnsupportedFormat("CTranslate2 has one matrix a linear; some of the model's have two")
     for stack, layers in (
         ("encoder", asr.model.model.encoder.layers),
         ("decoder", asr.model.model.decoder.layers),

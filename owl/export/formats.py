@@ -14,8 +14,10 @@ from owl.config.formats import FORMATS, INT4, INT8
 from owl.errors import UnsupportedFormat
 from owl.evaluate.compare import headline
 from owl.export import huggingface
+from owl.kernels.patterns import SMALLER
 from owl.kernels.records import ALLOCATIONS, SOLVERS
 from owl.kernels.texts import broken
+from owl.model.shapes import is_stock
 from owl.model.whisper import Whisper, blocks
 from owl.prune import rounding
 from owl.run import provenance
@@ -42,7 +44,7 @@ def write(
     model: then nothing is there).
     """
     target = export_folder(run, name)
-    papers = _papers(run, pruning, measured, stock=not hasattr(pruned.model.config, "owl_shapes"))
+    papers = _papers(run, pruning, measured, stock=is_stock(pruned.model.config))
     try:
         if FORMATS[name].calibrated:
             pruned = rounding.calibrated(run, pruned, FORMATS[name].grid)
@@ -146,7 +148,7 @@ def _papers(run: Run, pruning: dict, measured: dict, stock: bool) -> dict:
         results=results,
         recovered=recovered,
         stock=stock,
-        smaller=settings.pattern == "structured",
+        smaller=settings.pattern in SMALLER,
         **sparsities,
     )
     metadata = {

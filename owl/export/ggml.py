@@ -63,6 +63,8 @@ def export_ggml(asr: Whisper, folder: Path, *, grid: str = "f16") -> None:
 
 def _sizes(model, grid: str) -> Sizes:
     config = model.config
+    if hasattr(config, "owl_ranks"):
+        raise UnsupportedFormat("whisper.cpp has one matrix a linear; some of the model's have two")
     if grid not in GRIDS:
         raise UnsupportedFormat(f"unknown grid '{grid}': whisper.cpp's are {', '.join(GRIDS)} here")
     if config.max_source_positions != POSITIONS:

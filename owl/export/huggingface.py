@@ -19,6 +19,7 @@ from torch import nn
 from owl.errors import CompactError, UnsupportedFormat
 from owl.model import compact
 from owl.model.loading import COMPACT_FILE
+from owl.model.shapes import is_stock
 from owl.model.whisper import Whisper, blocks
 
 CARD = Path(__file__).with_name("model_card.md.j2")
@@ -51,7 +52,7 @@ def save_hf(
 
 def loads_in(model) -> str:
     """What loads an ordinary folder of such a model."""
-    return "owl.load" if hasattr(model.config, "owl_shapes") else "transformers"
+    return "transformers" if is_stock(model.config) else "owl.load"
 
 
 def export_compact(asr: Whisper, folder: Path, *, int8: bool = False, int4: bool = False) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 
 from owl.kernels.structured import columns_of
+from owl.model import lowrank
 
 STACKS = ("encoder", "decoder")
 
@@ -187,18 +188,24 @@ def remember(model: WhisperForConditionalGeneration) -> None:
 
 
 def kind_of(config) -> type[WhisperForConditionalGeneration]:
-    """The class whose layers have the widths that a config tells."""
-    return ShapedWhisper if hasattr(config, "owl_shapes") else WhisperForConditionalGeneration
+    """The class whose layers have the widths and ranks that a config tells."""
+    ours = hasattr(config, "owl_shapes") or hasattr(config, "owl_ranks")
+    return ShapedWhisper if ours else WhisperForConditionalGeneration
+
+
+def is_stock(config) -> bool:
+    """Can plain transformers load it?"""
+    return kind_of(config) is WhisperForConditionalGeneration
 
 
 class ShapedWhisper(WhisperForConditionalGeneration):
-    """A Whisper whose layers have the widths that its config's `owl_shapes` names. ValueError where
-    these cannot be.
+    """A Whisper whose layers have the widths that its config's `owl_shapes` names, and linears of
+    the ranks in its `owl_ranks`. ValueError where these cannot be.
     """
 
     def __init__(self, config):
         super().__init__(config)
-        for stack in STACKS:
+        for stack in STACKS if hasattr(config, "owl_shapes") else ():
             layers, wanted = getattr(self.model, stack).layers, config.owl_shapes.get(stack, [])
             if len(layers) != len(wanted):
                 raise ValueError(
@@ -208,3 +215,4 @@ class ShapedWhisper(WhisperForConditionalGeneration):
             for layer, shape in zip(layers, wanted):
                 for part in parts(layer):
                     part.resize(shape.get(part.name, 0))
+        lowrank.outline(self, getattr(config, "owl_ranks", {}))

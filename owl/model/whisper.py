@@ -53,6 +53,12 @@ class Linear:
         return self.name.split(".", 2)[2]
 
     @property
+    def sees_audio(self) -> bool:
+        """Are its rows encoder frames? Text tokens else."""
+        crossed = tuple(f"encoder_attn.{name}" for name in ENCODER_INPUTS)
+        return self.name.startswith("encoder.") or self.kind.startswith(crossed)
+
+    @property
     def inputs(self) -> str:
         """Which input it sees: q/k/v of a self-attention share one; cross-attention k/v of *all*
         decoder blocks share the encoder's output.

@@ -201,11 +201,7 @@ def _observe(
     for name, linear in _inputs(block).items():
         if name == "encoder output" and skip_encoder:
             continue
-        rows = (
-            batch.audio_rows
-            if name == "encoder output" or not block.in_decoder
-            else batch.text_rows
-        )
+        rows = batch.audio_rows if linear.sees_audio else batch.text_rows
         hook = lambda module, inputs, statistics=collected[name], rows=rows: statistics.add(
             inputs[0], rows
         )

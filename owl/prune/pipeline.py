@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from owl.config.load import Config
+from owl.errors import ModelError
 from owl.model import whisper
 from owl.model.whisper import Block, Whisper, blocks
-from owl.prune import guides, measured, sensitivity, structures, weights
+from owl.prune import guides, lowrank, measured, sensitivity, structures, weights
 from owl.prune.calibration_text import Labels, calibration_batches
 from owl.prune.weights import PrunedLinear
 
@@ -66,8 +67,15 @@ class Pruned:
 
 
 def targets(config: Config, model) -> tuple[list[Block], list[str]]:
-    """(all blocks with the linears that the config targets, notes on exclusions without effect)."""
+    """(all blocks with the linears that the config targets, notes on exclusions without effect).
+    ModelError for a model whose linears are of low rank already.
+    """
     pruning = config.pruning
+    if hasattr(model.config, "owl_ranks"):
+        raise ModelError(
+            "the model has linears of low rank already (owl_ranks in its config.json), of which "
+            "nothing more can be removed; prune the dense model that it was made from"
+        )
     return whisper.select(whisper.blocks(model), pruning.target_modules, pruning.excluded_modules)
 
 
@@ -126,16 +134,20 @@ def prune_targets(
     """
     settings = config.pruning
     if settings.pattern != "structured":
-        learned, held_out = labels.hold_out()
+        learned, kept_back = labels.hold_out()
+        batches = calibration_batches(config, asr, learned)
+        # a single clip is in both parts: then nothing was held out
+        held_out = calibration_batches(config, asr, kept_back) if len(labels.clips) > 1 else ()
+        if settings.pattern == "lowrank":
+            return lowrank.thin(asr.model, every, batches, sparsities, held_out)
         return weights.prune(
             asr.model,
             every,
-            calibration_batches(config, asr, learned),
+            batches,
             sparsities,
             method=settings.method,
             pattern=patterns,
-            # a single clip is in both parts: then nothing was held out
-            held_out=calibration_batches(config, asr, held_out) if len(labels.clips) > 1 else (),
+            held_out=held_out,
             bias_refit=settings.bias_refit,
         )
     batches = calibration_batches(config, asr, labels)
@@ -153,20 +165,20 @@ def prune_targets(
 
 
 def current(model, every: Sequence[Block]) -> list[Block]:
-    """The blocks as they are after pruning, which may have replaced modules and dropped layers,
-    with what `every` targeted in them.
+    """The blocks as they are after pruning, which may have replaced modules, made two linears of
+    one and dropped layers, with what `every` targeted in them.
     """
     targeted = {linear.path for block in every for linear in block.linears}
     return [
         Block(
             block.name,
             block.module,
-            tuple(linear for linear in block.linears if linear.path in targeted),
+            tuple(one for one in block.linears if one.path.removesuffix(".up") in targeted),
         )
         for block in blocks(model)
     ]
 
 
 def removed_weights(rows: Sequence[PrunedLinear]) -> int:
-    """Weights that are zero now, or gone with their head, neuron or layer."""
+    """Weights that are zero now, or gone: with their head, neuron or layer, or for a low rank."""
     return sum(round(row.sparsity * row.weights) for row in rows)

@@ -82,7 +82,7 @@ def sensitivities(
                 linear.module.register_forward_hook(_listener(seen[linear.name], rows))
                 for block in every
                 for linear in block.linears
-                for rows in [_rows(linear.inputs, block, batch)]
+                for rows in [batch.audio_rows if linear.sees_audio else batch.text_rows]
             ]
             try:
                 logits = _logits(asr.model, every, batch)[:, prompt - 1 :]
@@ -105,11 +105,6 @@ def _listener(seen: Sensitivity, rows: Tensor):
         seen.gradients = seen.gradients + gradient[rows].float().square().sum(0)
 
     return listen
-
-
-def _rows(inputs: str, block: Block, batch: Batch) -> Tensor:
-    hears_audio = inputs == "encoder output" or not block.in_decoder
-    return batch.audio_rows if hears_audio else batch.text_rows
 
 
 def _logits(model, every: Sequence[Block], batch: Batch) -> Tensor:

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from owl import ROOT, setup
 from owl.export.advice import Row, table
+from owl.kernels.patterns import SMALLER
 from owl.kernels.records import SOLVERS
 from owl.kernels.texts import broken
 from owl.run import provenance
@@ -163,6 +164,7 @@ def render_index(
         navigation=navigation(pages, "index.html"),
         provenance=[("run", run), *provenance.rows(summary["provenance"])],
         broken=broken,
+        smaller=SMALLER,
         percent=lambda share: f"{100 * share:.2f} %",
         signed=lambda share: f"{100 * share:+.2f} %",
     )
@@ -170,8 +172,8 @@ def render_index(
 
 def counted(summary: dict) -> str:
     """How near the realised sparsity comes to its target, in words."""
-    if summary["pattern"] == "structured":
-        return "to the nearest whole group"
+    if summary["pattern"] in SMALLER:
+        return "to the nearest whole group or rank"
     if summary["pattern"].startswith("N:"):
         return "as near as whole numbers N come"
     fixed = summary["pattern"] != "unstructured"

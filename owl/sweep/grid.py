@@ -21,6 +21,7 @@ from owl.config.paths import Text
 from owl.config.problems import refusal
 from owl.config.schema import ALLOCATIONS, METHODS, UNIQUE, Section, Seed, Sparsity
 from owl.errors import ConfigError
+from owl.kernels.patterns import SMALLER
 from owl.run import cache
 from owl.run.resolve import fingerprints
 
@@ -149,7 +150,7 @@ def load(path: str | os.PathLike) -> Grid:
         pruning = job.config_at(
             job.sparsities[0]
         ).pruning  # a config that cannot work is refused before anything runs
-        if pruning.recovery.method != "none" or pruning.pattern == "structured":
+        if pruning.recovery.method != "none" or pruning.pattern in SMALLER:
             raise ConfigError(
                 f"{job.config}: a sweep compares one-shot unstructured or N:M results; set "
                 "recovery to none, the pattern to one of these"
