@@ -1,5 +1,5 @@
-"""What fewer heads, neurons and layers bring: encoder speed against the dense model in the same
-runtime, beside the word error rate.
+"""What fewer heads, neurons and layers, and low rank bring: encoder speed against the dense model
+in the same runtime, beside the word error rate.
 
 `python -m benchmarks.narrow CONFIG [SHARE]`. One process, one batch, the models take turns; the
 least time of the rounds counts, because what else runs on the machine only ever adds to it.
@@ -24,12 +24,13 @@ from owl.prune import calibration_text, guides, pipeline
 from owl.run import experiment
 
 CLIPS, ROUNDS = 4, 15
-CHOICES = [
-    ("uniform", ["heads", "neurons"]),
-    ("owl", ["heads", "neurons"]),
-    ("uniform", ["neurons"]),
-    ("uniform", ["layers"]),
-]
+CHOICES = {
+    "uniform, heads + neurons": {},
+    "owl, heads + neurons": {"allocation": "owl"},
+    "uniform, neurons": {"structured": Structured(structures=["neurons"])},
+    "uniform, layers": {"structured": Structured(structures=["layers"])},
+    "uniform, low rank": {"pattern": "lowrank"},
+}
 
 
 def main(path: str, share: str = "0.5") -> None:
@@ -40,7 +41,7 @@ def main(path: str, share: str = "0.5") -> None:
         Whisper(model, processor), [clip.audio for clip in dataset.clips[:CLIPS]]
     )
     models = {"dense": (model, 0.0)} | {
-        f"{name}, {' + '.join(kinds)}": pruned(config, name, kinds) for name, kinds in CHOICES
+        name: pruned(config, changes) for name, changes in CHOICES.items()
     }
     seconds = encoder_seconds([one for one, _ in models.values()], processor, features)
     rows = pd.DataFrame(
@@ -49,7 +50,7 @@ def main(path: str, share: str = "0.5") -> None:
     )
     for runtime in ("PyTorch", "onnxruntime"):
         rows[f"× {runtime}"] = rows[runtime].iloc[0] / rows[runtime]
-    print(f"\nstructured pruning of {path} at {share}")
+    print(f"\nsmaller matrices of {path} at {share}")
     print(
         f"seconds of the encoder for {len(features)} clips, and × as fast as dense in the same "
         "runtime"
@@ -57,9 +58,8 @@ def main(path: str, share: str = "0.5") -> None:
     print(rows.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
 
-def pruned(config, allocation: str, structures: list[str]):
-    """(model, share of its prunable weights removed)."""
-    changes = {"allocation": allocation, "structured": Structured(structures=structures)}
+def pruned(config, changes: dict):
+    """(model, share of its prunable weights removed) under changes of `pruning`."""
     config = config.model_copy(update={"pruning": config.pruning.model_copy(update=changes)})
     model, processor = experiment.load_model(config)
     every, _ = whisper.select(

@@ -74,7 +74,7 @@ def test_alps_is_never_above_sparsegpt_on_linears_of_the_demo(few):
 def test_a_narrowed_model_is_timed_in_two_runtimes_and_scored(few, monkeypatch):
     monkeypatch.setattr(narrow, "ROUNDS", 2)
     config = load(few, {"pattern": "structured", "allocation": "uniform", "sparsity": 0.5})
-    model, removed = narrow.pruned(config, "owl", ["heads", "neurons"])
+    model, removed = narrow.pruned(config, {"allocation": "owl"})
     assert removed == pytest.approx(0.5, abs=0.01)
     dense, processor = experiment.load_model(config)
     clips = experiment.evaluation_sets(config)[0].clips

@@ -102,24 +102,25 @@ def test_linears_whose_outputs_are_of_low_rank_already_leave_the_logits():
     torch.testing.assert_close(logits(model), before, rtol=1e-4, atol=1e-5)
 
 
-def test_the_error_is_that_of_the_outputs_the_mean_made_up_for():
+def outputs_of_fc1(model):
+    """Of the first block, (rows, out), on the calibration rows."""
+    block, seen = whisper.blocks(model)[0], []
+    hook = block.module.fc1.register_forward_hook(lambda *call: seen.append(call[2]))
+    batches = batches_of(model)
+    with torch.inference_mode():
+        for batch in batches:
+            whisper.run_block(block, batch.audio)
+    hook.remove()
+    return torch.cat([rows[batch.audio_rows] for rows, batch in zip(seen, batches)]).double()
+
+
+def test_the_error_is_that_of_the_outputs_and_the_bias_takes_up_the_mean():
     model = make_model()
-    dense, name = copy.deepcopy(model), "model.encoder.layers.0.fc1"
-    batch = batches_of(model)
+    dense, bias = outputs_of_fc1(model), model.model.encoder.layers[0].fc1.bias.detach().clone()
     (row,) = thinned(model, 0.5, ["encoder.layers.0.fc1"])
-    outputs = []
-    for one in (dense, model):
-        seen = []
-        hook = one.get_submodule(name).register_forward_hook(lambda *call: seen.append(call[2]))
-        with torch.inference_mode():
-            for part in batch:
-                whisper.run_block(whisper.blocks(one)[0], part.audio)
-        hook.remove()
-        rows = [states[part.audio_rows] for states, part in zip(seen, batch)]
-        outputs.append(torch.cat(rows).double())
-    change, bias = outputs[1] - outputs[0], dense.get_submodule(name).bias
+    change = outputs_of_fc1(model) - dense
     assert change.mean(0).abs().max() < 1e-6
-    wanted = change.square().sum() / (outputs[0] - bias.detach()).square().sum()
+    wanted = change.square().sum() / (dense - bias).square().sum()
     assert row.error == pytest.approx(wanted.item(), rel=1e-3)
 
 

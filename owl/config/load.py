@@ -51,8 +51,8 @@ def load(path: str | os.PathLike, overrides: Mapping[str, object] | None = None)
 
     An override that is None or "" is not set; text is parsed as the key's type. `samples` sets
     max_samples of every evaluation dataset, an N:M `pattern` also the sparsity and one that makes
-    matrices smaller also the method, unless these are overridden too. Raises ConfigError for a file that cannot be
-    read, unknown keys, wrong types or values, and a missing model folder.
+    matrices smaller also the method, unless these are overridden too. Raises ConfigError for a file
+    that cannot be read, unknown keys, wrong types or values, and a missing model folder.
     """
     (raw, base), given = _read(path), _parse(overrides)
     start = Path.cwd() if "model" in given else base
