@@ -46,10 +46,9 @@ def thin(
         for linear in block.linears
         if sparsities[linear.name] > 0
     }
-    options = {"gram": True, "modified": True}
     rows = []
-    learning = walk(model, every, batches, description="low rank", **options)
-    judging = walk(model, every, held_out, description=None, **options)
+    learning = walk(model, every, batches, gram=True, modified=True, description="low rank")
+    judging = walk(model, every, held_out, gram=bool(held_out), modified=True, description=None)
     for (block, statistics), (_, kept_back) in zip(learning, judging):
         rows += [
             _thin(
