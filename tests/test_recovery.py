@@ -8,7 +8,8 @@ clips than it began, refusals.
 
 import copy
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -182,6 +183,24 @@ def test_a_block_that_nothing_changed_is_not_trained():
     model = copy.deepcopy(dense)
     rows = block_by_block(model, dense, whisper.blocks(model))
     assert {(row.steps, row.before, row.after) for row in rows} == {(0, 0.0, 0.0)}
+
+
+@pytest.mark.parametrize("recover", [block_by_block, partial(train, steps=4)])
+def test_blocks_in_which_nothing_is_targeted_stay_the_dense_models(recover):
+    model, dense, every = pruned_model()
+    for block in every[2:]:
+        block.module.load_state_dict(dense.get_submodule(path_of(block)).state_dict())
+    every = [*every[:2], *(replace(block, linears=()) for block in every[2:])]
+    pruned = copy.deepcopy(model)
+    recover(model, dense, every)
+    for block in every:
+        now, before = (one.get_submodule(path_of(block)).state_dict() for one in (model, pruned))
+        same = all(torch.equal(tensor, before[name]) for name, tensor in now.items())
+        assert same != bool(block.linears)
+
+
+def path_of(block):
+    return f"model.{block.name.replace('.', '.layers.')}"
 
 
 # --- distillation

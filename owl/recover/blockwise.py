@@ -56,8 +56,8 @@ def recover_blocks(
     rate: float,
     seed: int,
 ) -> Iterator[RecoveredBlock]:
-    """Train every block of `student` (`every`) to its dense counterpart (`dense`) in place, and
-    yield what came of it, block by block.
+    """Train every block of `student` (`every`) in which something is targeted to its dense
+    counterpart (`dense`) in place, and yield what came of it, block by block.
 
     `batches` and `held_out` are clips as from `owl.prune.calibration.prepare`; they are left as
     they are. Adam with a cosine to zero over `epochs` passes; after each pass the held-out error is
@@ -77,11 +77,11 @@ def recover_blocks(
         with torch.no_grad():
             for pair in [*train, *check]:
                 store(wanted, pair.teacher, forward(wanted, pair.teacher))
-        row = _recover_block(block, train, check, epochs=epochs, rate=rate, seed=seed + index)
+        if block.linears:
+            yield _recover_block(block, train, check, epochs=epochs, rate=rate, seed=seed + index)
         with torch.no_grad():
             for pair in [*train, *check]:
                 store(block, pair.student, forward(block, pair.student))
-        yield row
 
 
 def _recover_block(

@@ -67,10 +67,11 @@ def only(which: str, every: Sequence[Block]) -> Iterator[None]:
 
 
 def trainable(every: Sequence[Block]) -> list[nn.Parameter]:
-    """What gradients reach of the blocks: weights, biases and norms, or what `only` leaves of them;
-    embeddings, convolutions and the final norms stay the dense model's.
+    """What gradients reach of the blocks in which something is targeted: weights, biases and norms,
+    or what `only` leaves of them; embeddings, convolutions, the final norms and blocks that pruning
+    left alone stay the dense model's.
     """
-    parameters = (one for block in every for one in block.module.parameters())
+    parameters = (one for block in every if block.linears for one in block.module.parameters())
     return [one for one in parameters if one.requires_grad]
 
 
