@@ -5,6 +5,7 @@ the format must take at least. Behaviour only: refusals of files that are not wh
 
 import hashlib
 import json
+import math
 
 import numpy as np
 import pytest
@@ -133,14 +134,48 @@ def test_a_file_of_4_bit_weights_is_written_as_expected(tmp_path):
     with safe_open(tmp_path / "x", "pt") as file:
         assert file.get_tensor("group_scales").tolist() == [0.5]
         assert file.get_tensor("masks").tolist() == [0b11100000, 0, 0, 1]
-        assert file.get_tensor("int4").tolist() == [0 | 11 << 4, 10 | 15 << 4]  # level + 8
+        assert file.get_tensor("levels").tolist() == [0 << 4 | 11, 10 << 4 | 15]  # level + 8
+    assert torch.equal(dict(compact.read(tmp_path / "x"))["w"].float(), weight)
+
+
+def test_a_file_of_5_bit_weights_is_written_as_expected(tmp_path):
+    weight = torch.zeros(1, 32)
+    weight[0, :2] = torch.tensor([-8.0, 1.5])  # levels -16 and 3
+    compact.write(tmp_path / "x", {"w": weight}, bits={"w": 5})
+    with safe_open(tmp_path / "x", "pt") as file:
+        assert file.get_tensor("masks").tolist() == [0b11000000, 0, 0, 0]
+        assert file.get_tensor("levels").tolist() == [0b00000_100, 0b11_000000]
+    assert torch.equal(dict(compact.read(tmp_path / "x"))["w"].float(), weight)
+
+
+@pytest.mark.parametrize("few", [4, 5])
+def test_wide_rows_have_eight_bits_and_the_others_longer_groups(tmp_path, few):
+    weight = torch.randn(20, 192, generator=torch.Generator().manual_seed(3)).half().float()
+    wide = torch.arange(20) % 8 == 3
+    size = compact.write(tmp_path / "x", {"w": weight}, bits={"w": few}, wide={"w": wide})
+    assert size > (few * 17 + 8 * 3) * 192 / 8 + 2 * 17 * 192 / 64  # 64: 128 does not divide 192
+    found = dict(compact.read(tmp_path / "x"))["w"].float()
+    compact.write(tmp_path / "y", {"w": weight}, bits={"w": 8})
+    assert torch.equal(found[wide], dict(compact.read(tmp_path / "y"))["w"].float()[wide])
+    level = weight.unflatten(1, (3, 64)).abs().amax(-1).repeat_interleave(64, 1) / 2 ** (few - 1)
+    off = (found - weight).abs() / level
+    assert off[~wide].max() <= 1.01 and off[~wide].max() > 0.4  # the largest of the other sign
+    again = {"w": found}
+    compact.write(tmp_path / "z", again, bits={"w": few}, wide={"w": wide})
+    assert torch.equal(dict(compact.read(tmp_path / "z"))["w"].float(), found)
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_all_rows_or_none_may_be_wide(tmp_path, every):
+    weight, wide = torch.ones(4, 32), torch.full((4,), every)
+    compact.write(tmp_path / "x", {"w": weight}, bits={"w": 4}, wide={"w": wide})
     assert torch.equal(dict(compact.read(tmp_path / "x"))["w"].float(), weight)
 
 
 def test_rows_that_are_no_whole_groups_are_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(CompactError, match="w has rows of 40; 4 bits go by 32.*FORMATS=hf"):
         compact.write(tmp_path / "x", {"w": torch.ones(3, 40)}, bits={"w": 4})
-    with pytest.raises(CompactError, match="16, 8 or 4 bits, not 3"):
+    with pytest.raises(CompactError, match="16, 8, 5 or 4 bits, not 3"):
         compact.write(tmp_path / "x", {"w": torch.ones(3, 32)}, bits={"w": 3})
     assert not (tmp_path / "x").exists()
 
@@ -149,7 +184,7 @@ def test_rows_that_are_no_whole_groups_are_refused_and_nothing_is_written(tmp_pa
 def test_the_demo_model_in_int4_takes_at_most_two_percent_more_than_its_bound(tmp_path, sparsity):
     model, processor = load(str(ROOT / "models" / "demo"))
     prune(model, sparsity)
-    size = export_compact(Whisper(model, processor), tmp_path, int4=True)
+    size = export_compact(Whisper(model, processor), tmp_path, grid="int4")
     bound = 0.0
     linears = {f"{linear.path}.weight" for block in blocks(model) for linear in block.linears}
     for name, one in model.named_parameters():
@@ -158,19 +193,24 @@ def test_the_demo_model_in_int4_takes_at_most_two_percent_more_than_its_bound(tm
             masked = one.numel() / 8 + kept / 2
             bound += min(masked, one.numel() / 2) + one.numel() / 16
         else:
-            bound += one.numel() + 4 * len(one) if "embed_tokens" in name else 2 * one.numel()
+            bound += 2 * one.numel()
+    rows, width = model.model.decoder.embed_tokens.weight.shape
+    bound -= 2 * rows * width
+    wide, group = rows // 8, math.gcd(width, 128)
+    bound += wide * (width + 4) + (rows - wide) * width * (1 / 2 + 2 / group) + rows / 8
     assert bound <= size <= 1.02 * bound
 
 
 def test_an_int4_folder_is_a_plain_whisper_of_rounded_values(tmp_path):
     original = prune(make_model(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64), 0.5)
-    export_compact(Whisper(original, fitting_processor()), tmp_path, int4=True)
+    export_compact(Whisper(original, fitting_processor()), tmp_path, grid="int4")
     model, _ = owl.load(tmp_path)
     assert type(model) is type(original)
     rounded = [linear.path for block in blocks(model) for linear in block.linears]
     for (name, dense), (_, loaded) in zip(original.named_parameters(), model.named_parameters()):
         assert (loaded[dense == 0] == 0).all(), name
-        steps = 8 if name.removesuffix(".weight") in rounded else 127
+        few = name.removesuffix(".weight") in [*rounded, "model.decoder.embed_tokens"]
+        steps = 8 if few else 127
         assert torch.allclose(loaded, dense, atol=1.01 * dense.detach().abs().max().item() / steps)
     (tmp_path / COMPACT_FILE).write_bytes((tmp_path / COMPACT_FILE).read_bytes()[:-1])
     with pytest.raises(ModelError, match="it is truncated"):
@@ -180,7 +220,7 @@ def test_an_int4_folder_is_a_plain_whisper_of_rounded_values(tmp_path):
 def test_int4_is_refused_where_neurons_are_no_multiple_of_32(tmp_path):
     model = make_model(d_model=32, encoder_ffn_dim=40)
     with pytest.raises(UnsupportedFormat, match="encoder.layers.0.fc2.weight has rows of 40"):
-        export_compact(Whisper(model, fitting_processor()), tmp_path, int4=True)
+        export_compact(Whisper(model, fitting_processor()), tmp_path, grid="int4")
     assert not any(tmp_path.iterdir())
 
 

@@ -9,6 +9,7 @@ import copy
 import pytest
 import torch
 
+from owl.config.formats import BITS
 from owl.errors import MissedTarget, UnsupportedFormat
 from owl.kernels import bitmask
 from owl.kernels.gram import relative_output_error
@@ -222,7 +223,7 @@ def test_without_held_out_clips_there_is_no_held_out_error():
     assert prune(tiny.make_model(), 0.5, method="wanda")[0].held_out_error is None
 
 
-@pytest.mark.parametrize("grid", ["q4_0", "q5_0", "int4", "int8"])
+@pytest.mark.parametrize("grid", ["q4_0", "q5_0", "int4", "int5", "int8"])
 def test_a_rounded_model_is_found_again_by_a_writer_and_says_nearly_the_same(grid):
     """Sequentially, as by hand for the first linear; zeros stay, what is no matrix stays."""
     sizes = dict(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64)
@@ -232,8 +233,9 @@ def test_a_rounded_model_is_found_again_by_a_writer_and_says_nearly_the_same(gri
             one.model.decoder.layers[1].fc2.weight[:, ::2] = 0
     (first, *_), *_ = (block.linears for block in whisper.blocks(dense))
     batches, seen = batches_of(dense), seen_first(dense, batches_of(dense))
-    rounding.round_model(model, batches, grid)
-    linears = "q4_0" if grid == "int4" else grid
+    wide = torch.arange(model.config.vocab_size) % 8 == 2 if grid in rounding.FEW else None
+    rounding.round_model(model, batches, grid, wide)
+    linears = rounding.FEW.get(grid, grid)
     expected = round_weight(first.module.weight, seen[first.name].gram, linears)
     after = dict(model.named_parameters())
     assert torch.equal(after[f"{first.path}.weight"], expected)
@@ -243,11 +245,10 @@ def test_a_rounded_model_is_found_again_by_a_writer_and_says_nearly_the_same(gri
     for name, before in dense.named_parameters():
         assert torch.equal(before, after[name]) == (name not in rounded), name
         if name in rounded:
-            width = 8 if grid in ("int8", "int4") and ("embed" in name or grid == "int8") else 4
-            if grid != "q5_0":
-                one = bitmask.describe(name, after[name], width)
-                again = torch.from_numpy(bitmask.unpack(one, bitmask.pack(one, after[name])))
-                assert torch.equal(again.view(before.shape), after[name].half()), name
+            rows = wide if "embed" in name else None
+            one = bitmask.describe(name, after[name], BITS[grid], rows)
+            again = torch.from_numpy(bitmask.unpack(one, bitmask.pack(one, after[name], rows)))
+            assert torch.equal(again.view(before.shape), after[name].half()), name
 
 
 def test_a_grid_that_cannot_hold_the_model_is_refused_before_anything_is_rounded():

@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
+from owl.config.formats import BITS
 from owl.errors import CompactError, UnsupportedFormat
+from owl.kernels.rounding import wide_rows
 from owl.model import compact
 from owl.model.loading import COMPACT_FILE
 from owl.model.whisper import Whisper, blocks
@@ -54,22 +56,45 @@ def loads_in(model) -> str:
     return "owl.load" if hasattr(model.config, "owl_shapes") else "transformers"
 
 
-def export_compact(asr: Whisper, folder: Path, *, int8: bool = False, int4: bool = False) -> int:
+def export_compact(
+    asr: Whisper,
+    folder: Path,
+    *,
+    int8: bool = False,
+    grid: str | None = None,
+    wide: Tensor | None = None,
+) -> int:
     """Write `model`, as it is, into `folder`; returns the bytes of the tensor file.
 
     `owl.load` gives it back bit for bit as float16; `int8` rounds linears and token embedding,
-    `int4` the linears to 4 bits and the embedding to int8. UnsupportedFormat for a weight beyond
-    float16, or, with `int4`, for linears whose inputs are no multiple of 32.
+    `grid` "int5" or "int4" the linears to so many bits and the embedding too, but for the rows that
+    are `wide` (default: by `wide_rows`), which have 8. UnsupportedFormat for a weight beyond
+    float16, or, with a `grid`, for rows that are no multiple of 32.
     """
     linears = [f"{linear.path}.weight" for block in blocks(asr.model) for linear in block.linears]
-    bits = dict.fromkeys(linears, 4 if int4 else 8) | {EMBEDDING: 8} if int8 or int4 else {}
+    bits = BITS[grid] if grid else 8 if int8 else 16
+    config = asr.model.config
+    if grid and wide is None:
+        wide = wide_rows(config.vocab_size, config.eos_token_id)
     try:
-        # a tied tensor is named once
-        size = compact.write(folder / COMPACT_FILE, dict(asr.model.named_parameters()), bits=bits)
+        size = compact.write(
+            folder / COMPACT_FILE,
+            dict(asr.model.named_parameters()),  # a tied tensor is named once
+            bits=dict.fromkeys([*linears, EMBEDDING], bits),
+            wide={EMBEDDING: wide} if grid else {},
+        )
     except CompactError as error:
         raise UnsupportedFormat(str(error)) from error
     save_settings(asr, folder, dtype=torch.float16)
+    _shorten(folder / "tokenizer.json")
     return size
+
+
+def _shorten(file: Path) -> None:
+    """The same JSON without blanks between its tokens."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    file.write_text(text, encoding="utf-8")
 
 
 def save_settings(asr: Whisper, folder: Path, *, dtype: torch.dtype) -> None:

@@ -32,24 +32,30 @@ PARTS = {
     "group_scales": ("F16", "<f2"),
     "masks": ("U8", "u1"),
     "int8": ("I8", "i1"),
-    "int4": ("U8", "u1"),
+    "levels": ("U8", "u1"),
 }
 PIECE = 1 << 22  # bytes hashed at once
 UNKNOWN = "0" * 64  # as long as a digest
 
 
 def write(
-    path: Path, tensors: Mapping[str, Tensor], *, bits: Mapping[str, int] | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    bits: Mapping[str, int] | None = None,
+    wide: Mapping[str, Tensor] | None = None,
 ) -> int:
-    """Store `tensors` (cast to float16), matrices for which `bits` says 8 or 4 rounded to so many,
-    and return the bytes of the file.
+    """Store `tensors` (cast to float16), matrices for which `bits` says 8, 5 or 4 rounded to so
+    many but for the rows that `wide` has (bool, by name), and return the bytes of the file.
 
     One tensor after the other: beside `tensors` only one more is ever held. CompactError for a
-    value beyond float16, or rows that 4 bits cannot hold.
+    value beyond float16, or rows that few bits cannot hold.
     """
+    bits, wide = bits or {}, wide or {}
     try:
         layout = [
-            describe(name, tensor, (bits or {}).get(name, 16)) for name, tensor in tensors.items()
+            describe(name, tensor, bits.get(name, 16), wide.get(name))
+            for name, tensor in tensors.items()
         ]
     except ValueError as error:
         raise CompactError(f"{error}; export another format, e.g. FORMATS=hf") from error
@@ -57,7 +63,7 @@ def write(
     places = {part: start + offset for part, (offset, _) in _spans(layout).items()}
     with path.open("w+b") as file:
         for one in layout:
-            for part, array in pack(one, tensors[one["name"]]).items():
+            for part, array in pack(one, tensors[one["name"]], wide.get(one["name"])).items():
                 file.seek(places[part])
                 file.write(memoryview(array).cast("B"))
                 places[part] += array.nbytes

@@ -4,6 +4,7 @@ is rounded.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,44 +12,57 @@ from torch import Tensor
 from tqdm import tqdm
 
 from owl.errors import UnsupportedFormat
-from owl.kernels.rounding import DAMPING, GRIDS, grid_of, round_weight
+from owl.kernels.bitmask import LONG
+from owl.kernels.rounding import DAMPING, GRIDS, Grid, grid_of, round_weight, wide_rows
+from owl.kernels.solvers import inverse_factor
 from owl.model.whisper import Whisper, blocks
 from owl.prune.calibration import Batch, walk
-from owl.prune.calibration_text import calibration_batches, saved_labels
+from owl.prune.calibration_text import Labels, calibration_batches, saved_labels
 from owl.prune.weights import Shared
 from owl.run.experiment import calibration_set
 from owl.run.record import Run
 
-# the linears' and the embedding's grids, of a format's grid
-IN_INT4 = {"linears": "q4_0", "embedding": "int8"}
+FEW = {"int5": "q5_0", "int4": "q4_0"}  # the linears' grid, where the embedding has wide rows
 READ = 3.0  # what the embedding's rows count as inputs beside the states they are scored with
 
 
-def calibrated(run: Run, asr: Whisper, grid: str) -> Whisper:
-    """A copy of the pruned model on the grid `grid` of a format, by the run's calibration clips.
-    UnsupportedFormat where the grid cannot hold a linear's rows.
+def calibrated(run: Run, asr: Whisper, grid: str) -> tuple[Whisper, Tensor | None]:
+    """(a copy of the pruned model on the grid `grid` of a format, by the run's calibration clips;
+    which rows of its embedding are wide, if any). UnsupportedFormat where the grid cannot hold a
+    linear's rows.
     """
     copied = asr._replace(model=copy.deepcopy(asr.model))
     saved = run.read("calibration", made_by="01_outlier_analysis")["clips"]
     labels = saved_labels(calibration_set(run.config), saved)
-    round_model(copied.model, calibration_batches(run.config, copied, labels), grid)
-    return copied
+    wide = likely_rows(copied, labels) if grid in FEW else None
+    round_model(copied.model, calibration_batches(run.config, copied, labels), grid, wide)
+    return copied, wide
 
 
-def round_model(model, batches: Sequence[Batch], grid: str) -> None:
-    """Round all linears of the blocks and the token embedding in place; zeros stay zero. `grid`:
-    one of `owl.kernels.rounding.GRIDS`, or "int4" for linears in q4_0 and the embedding in int8.
-    `batches` are consumed. Before anything is rounded: ValueError for an unknown grid,
-    UnsupportedFormat where it cannot hold a linear's rows.
+def likely_rows(asr: Whisper, labels: Labels) -> Tensor:
+    """The embedding's rows that are to be wide, by what the calibration clips' texts say, the
+    model's own and the reference where there is one.
     """
-    if grid not in {*GRIDS, "int4"}:
-        raise ValueError(f"unknown grid '{grid}'; choose one of {', '.join(GRIDS)}, int4")
-    grids = IN_INT4 if grid == "int4" else {"linears": grid, "embedding": grid}
-    every = blocks(model)
+    spelled = asr.processor.tokenizer(
+        [clip.text for clip in labels.clips if clip.text] or [""], add_special_tokens=False
+    )
+    config = asr.model.config
+    return wide_rows(config.vocab_size, config.eos_token_id, [*labels.tokens, *spelled.input_ids])
+
+
+def round_model(model, batches: Sequence[Batch], grid: str, wide: Tensor | None = None) -> None:
+    """Round all linears of the blocks and the token embedding in place; zeros stay zero. `grid`:
+    one of `owl.kernels.rounding.GRIDS`, or "int5", "int4": few bits but for the embedding's rows
+    that are `wide`, which have 8. `batches` are consumed. Before anything is rounded: ValueError
+    for an unknown grid, UnsupportedFormat where it cannot hold a linear's rows.
+    """
+    if grid not in {*GRIDS, *FEW}:
+        raise ValueError(f"unknown grid '{grid}'; choose one of {', '.join([*GRIDS, *FEW])}")
+    every, inside = blocks(model), FEW.get(grid, grid)
     linears = [linear for block in every for linear in block.linears]
     try:
         for linear in linears:
-            grid_of(grids["linears"], linear.module.in_features)
+            grid_of(inside, linear.module.in_features)
     except ValueError as error:
         raise UnsupportedFormat(str(error)) from error
     bar = tqdm(total=len(linears), desc=f"round to {grid}", unit="linear")
@@ -59,11 +73,19 @@ def round_model(model, batches: Sequence[Batch], grid: str) -> None:
         for linear in block.linears:
             gram, factor = shared.of(linear, statistics[linear.name], centred=False)
             weight = linear.module.weight.data
-            weight.copy_(round_weight(weight, gram, grids["linears"], factor=factor.cpu()))
+            weight.copy_(round_weight(weight, gram, inside, factor=factor.cpu()))
             bar.update()
     bar.close()
     rows = model.model.decoder.embed_tokens.weight.data
-    rows.copy_(round_weight(rows, _scored(model, batches), grids["embedding"], damping=READ))
+    gram = _scored(model, batches)
+    factor = inverse_factor(gram, READ)
+    if grid not in FEW:
+        rows.copy_(round_weight(rows, gram, grid, factor=factor))
+        return
+    narrow = GRIDS[inside]
+    narrow = Grid(narrow.low, narrow.high, math.gcd(rows.shape[1], LONG))
+    for chosen, form in ((wide, GRIDS["int8"]), (~wide, narrow)):
+        rows[chosen] = round_weight(rows[chosen], gram, form, factor=factor)
 
 
 @torch.inference_mode()
