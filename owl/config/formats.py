@@ -72,6 +72,9 @@ FORMATS = _PLAIN | {
     if name.startswith(("compact-", "ggml-"))
 }
 
+# what people take instead, the dense model in one command: measured where `output.peers` asks
+PEERS = ("ggml", "ggml-q8_0", "ggml-q5_0", "ggml-q4_0", "ct2-int8", "onnx-int8")
+
 
 def with_calibrated(names: Sequence[str], bits: int) -> list[str]:
     """`names`, each followed by its forms of so many bits, rounded plainly and calibrated.
