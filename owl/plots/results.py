@@ -177,7 +177,7 @@ def size_against_wer(
     axes = _against_wer(
         table, table.bytes / 1e6, ax, "size on disk (MB, 10⁶ bytes): left is smaller"
     )
-    if steps:
+    if len(steps) > 1:
         sizes, rates = zip(*steps)
         ends = [size / 1e6 for size in sizes] + [ax.get_xlim()[1]]
         ax.step(ends, [*rates, rates[-1]], where="post", color=REFERENCE, linewidth=0.8, zorder=1)
