@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 INT8 = "int8"
-BITS = {INT8: 8, "q8_0": 8, "int5": 5, "q5_0": 5, "int4": 4, "q4_0": 4}  # of the grids
+BITS = {INT8: 8, "q8_0": 8, "q5_0": 5, "q4_0": 4}  # of the grids
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Format:
     runtime: str  # "pytorch", "onnxruntime", "ctranslate2" or "whisper.cpp"
     save: str
     loads_in: str
-    # the float format that this one rounds, and to what: `save` is given int8=True, or grid="…"
+    # the float format that this one rounds, and to what: `save` is given int8=True, in ggml
+    # grid="…", in fewer bits otherwise bits=…
     rounds: str | None = None
     grid: str = INT8
     # as models are published: in the precision of what was pruned, with card, metadata and metrics;
@@ -50,8 +51,8 @@ _PLAIN = {
         Format("compact", *_COMPACT, dense=("compact-int8",)),
         Format("compact-int8", *_COMPACT, rounds="compact", dense=("compact-int8",)),
         *(
-            Format(f"compact-{grid}", *_COMPACT, "compact", grid, dense=(f"compact-{grid}",))
-            for grid in ("int5", "int4")
+            Format(f"compact-int{bits}", *_COMPACT, "compact", grid, dense=(f"compact-int{bits}",))
+            for bits, grid in ((5, "q5_0"), (4, "q4_0"))
         ),
         Format("onnx", *_IN_ONNX, dense=("onnx",)),
         Format("onnx-int8", *_IN_ONNX, rounds="onnx", dense=("onnx", "onnx-int8")),

@@ -10,7 +10,7 @@ from pkgutil import resolve_name
 import torch
 from transformers import AutoConfig
 
-from owl.config.formats import FORMATS, INT8
+from owl.config.formats import BITS, FORMATS, INT8
 from owl.errors import UnsupportedFormat
 from owl.evaluate.compare import headline
 from owl.export import huggingface
@@ -44,36 +44,27 @@ def write(
     target = export_folder(run, name)
     papers = _papers(run, pruning, measured, stock=not hasattr(pruned.model.config, "owl_shapes"))
     try:
-        wide = None
         if FORMATS[name].calibrated:
-            pruned, wide = rounding.calibrated(run, pruned, FORMATS[name].grid)
+            pruned = rounding.calibrated(run, pruned, FORMATS[name].grid)
         with whole_folder(target) as folder:
-            save(name, pruned, folder, dtype=stored_dtype(run), papers=papers, wide=wide)
+            save(name, pruned, folder, dtype=stored_dtype(run), papers=papers)
     except UnsupportedFormat as error:
         shutil.rmtree(target, ignore_errors=True)
         return target, str(error)
     return target, None
 
 
-def save(
-    name: str,
-    asr: Whisper,
-    folder: Path,
-    *,
-    dtype: torch.dtype,
-    papers: dict,
-    wide: torch.Tensor | None = None,
-) -> None:
+def save(name: str, asr: Whisper, folder: Path, *, dtype: torch.dtype, papers: dict) -> None:
     """Write `model` into `folder` as format `name`; `dtype` and `papers` (metadata, metrics, card)
-    are for formats as models are published, `wide` (which rows of the embedding) for what was
-    calibrated so.
+    are for formats as models are published.
     """
     wanted = FORMATS[name]
     options = {"dtype": dtype, **papers} if wanted.published else {}
-    if wanted.rounds:
-        options |= {"int8": True} if wanted.grid == INT8 else {"grid": wanted.grid}
-    if wide is not None:
-        options["wide"] = wide
+    if wanted.grid == INT8 and wanted.rounds:
+        options["int8"] = True
+    elif wanted.rounds:
+        ours = wanted.runtime == "pytorch"
+        options |= {"bits": BITS[wanted.grid]} if ours else {"grid": wanted.grid}
     resolve_name(wanted.save)(asr, folder, **options)
 
 

@@ -14,11 +14,9 @@ from pathlib import Path
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from owl.config.formats import BITS
 from owl.errors import CompactError, UnsupportedFormat
-from owl.kernels.rounding import wide_rows
 from owl.model import compact
 from owl.model.loading import COMPACT_FILE
 from owl.model.whisper import Whisper, blocks
@@ -56,33 +54,19 @@ def loads_in(model) -> str:
     return "owl.load" if hasattr(model.config, "owl_shapes") else "transformers"
 
 
-def export_compact(
-    asr: Whisper,
-    folder: Path,
-    *,
-    int8: bool = False,
-    grid: str | None = None,
-    wide: Tensor | None = None,
-) -> int:
+def export_compact(asr: Whisper, folder: Path, *, int8: bool = False, bits: int = 16) -> int:
     """Write `model`, as it is, into `folder`; returns the bytes of the tensor file.
 
-    `owl.load` gives it back bit for bit as float16; `int8` rounds linears and token embedding,
-    `grid` "int5" or "int4" the linears to so many bits and the embedding too, but for the rows that
-    are `wide` (default: by `wide_rows`), which have 8. UnsupportedFormat for a weight beyond
-    float16, or, with a `grid`, for rows that are no multiple of 32.
+    `owl.load` gives it back bit for bit as float16; linears and token embedding are rounded to 8
+    `bits` with `int8`, or to 5 or 4. UnsupportedFormat for a weight beyond float16, or for rows
+    that are no multiple of 32 in 5 or 4 bits.
     """
     linears = [f"{linear.path}.weight" for block in blocks(asr.model) for linear in block.linears]
-    bits = BITS[grid] if grid else 8 if int8 else 16
-    config = asr.model.config
-    if grid and wide is None:
-        wide = wide_rows(config.vocab_size, config.eos_token_id)
+    rounded = dict.fromkeys([*linears, EMBEDDING], 8 if int8 else bits)
     try:
-        size = compact.write(
-            folder / COMPACT_FILE,
-            dict(asr.model.named_parameters()),  # a tied tensor is named once
-            bits=dict.fromkeys([*linears, EMBEDDING], bits),
-            wide={EMBEDDING: wide} if grid else {},
-        )
+        # a tied tensor is named once
+        tensors = dict(asr.model.named_parameters())
+        size = compact.write(folder / COMPACT_FILE, tensors, bits=rounded)
     except CompactError as error:
         raise UnsupportedFormat(str(error)) from error
     save_settings(asr, folder, dtype=torch.float16)

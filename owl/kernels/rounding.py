@@ -10,11 +10,10 @@ level: so does what comes out here, whatever the scale, so that writers and ggml
 scales and levels again without being told.
 """
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from owl.kernels.gram import check_finite
@@ -42,7 +41,6 @@ GRIDS = {
     "q5_0": Grid(-16, 15, 32),
     "q4_0": Grid(-8, 7, 32),
 }
-WIDE = 8  # one row of an embedding in so many is wide where others have few bits
 
 
 def grid_of(name: str, inputs: int) -> Grid:
@@ -57,36 +55,23 @@ def grid_of(name: str, inputs: int) -> Grid:
     return GRIDS[name]
 
 
-def wide_rows(rows: int, end: int, texts: Iterable[Sequence[int]] = ()) -> Bool[Tensor, " rows"]:
-    """Which rows of a token embedding, an eighth, are to have 8 bits: the `end` token's, then those
-    of the tokens that `texts` say most often, then the lowest, which byte-pair merges made first.
-    """
-    said = torch.zeros(rows, dtype=torch.long)
-    for tokens in texts:
-        said += torch.bincount(torch.tensor(tokens, dtype=torch.long), minlength=rows)
-    said[end] = said.sum() + 1
-    chosen = torch.zeros(rows, dtype=torch.bool)
-    chosen[said.argsort(descending=True, stable=True)[: rows // WIDE]] = True
-    return chosen
-
-
 def round_weight(
     weight: Float[Tensor, "out in"],
     gram: Float[Tensor, "rows columns"],
-    grid: str | Grid,
+    grid: str,
     *,
     damping: float = DAMPING,
     factor: Tensor | None = None,
 ) -> Float[Tensor, "out in"]:
-    """The weight on the grid `grid` (or a name of GRIDS), zeros where it had zeros, in its dtype
-    and on its device; the error ‖XWᵀ − XŴᵀ‖² of the inputs X (rows, in) is kept small.
+    """The weight on the grid `grid` (a name of GRIDS), zeros where it had zeros, in its dtype and
+    on its device; the error ‖XWᵀ − XŴᵀ‖² of the inputs X (rows, in) is kept small.
 
     `gram` is XᵀX, `factor` what `inverse_factor` makes of it (default: made here with `damping`,
     a share of its mean diagonal). Float64 on the CPU. ValueError for an unknown grid, blocks that
     do not divide the inputs, a Gram matrix of another shape or values that are not finite.
     """
     inputs = weight.shape[1]
-    form = grid if isinstance(grid, Grid) else grid_of(grid, inputs)
+    form = grid_of(grid, inputs)
     if gram.shape != (inputs, inputs):
         raise ValueError(
             f"a weight of shape {tuple(weight.shape)} needs a Gram matrix ({inputs}, {inputs}), "

@@ -39,23 +39,17 @@ UNKNOWN = "0" * 64  # as long as a digest
 
 
 def write(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    *,
-    bits: Mapping[str, int] | None = None,
-    wide: Mapping[str, Tensor] | None = None,
+    path: Path, tensors: Mapping[str, Tensor], *, bits: Mapping[str, int] | None = None
 ) -> int:
     """Store `tensors` (cast to float16), matrices for which `bits` says 8, 5 or 4 rounded to so
-    many but for the rows that `wide` has (bool, by name), and return the bytes of the file.
+    many, and return the bytes of the file.
 
     One tensor after the other: beside `tensors` only one more is ever held. CompactError for a
     value beyond float16, or rows that few bits cannot hold.
     """
-    bits, wide = bits or {}, wide or {}
     try:
         layout = [
-            describe(name, tensor, bits.get(name, 16), wide.get(name))
-            for name, tensor in tensors.items()
+            describe(name, tensor, (bits or {}).get(name, 16)) for name, tensor in tensors.items()
         ]
     except ValueError as error:
         raise CompactError(f"{error}; export another format, e.g. FORMATS=hf") from error
@@ -63,7 +57,7 @@ def write(
     places = {part: start + offset for part, (offset, _) in _spans(layout).items()}
     with path.open("w+b") as file:
         for one in layout:
-            for part, array in pack(one, tensors[one["name"]], wide.get(one["name"])).items():
+            for part, array in pack(one, tensors[one["name"]]).items():
                 file.seek(places[part])
                 file.write(memoryview(array).cast("B"))
                 places[part] += array.nbytes

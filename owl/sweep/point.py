@@ -12,17 +12,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from owl.config.formats import FORMATS
 from owl.data.load import Clip, Dataset
 from owl.errors import DataError
 from owl.evaluate.compare import counted, kl_summary, of_one
 from owl.evaluate.divergence import TextBatch, divergence_from, predictions, text_batches
 from owl.evaluate.stored import hear, normalizer_of
-from owl.export.huggingface import export_compact
+from owl.export.formats import save
 from owl.model import whisper
 from owl.model.decoding import States
+from owl.model.loading import COMPACT_FILE
 from owl.model.whisper import Whisper
 from owl.prune import calibration_text, guides, pipeline, rounding
 from owl.run import cache, experiment, provenance
@@ -120,13 +123,13 @@ def _rounded(config, asr: Whisper, shared: Ready, bits: int) -> dict:
     """What a file of the pruned model in so many bits, rounded by the calibration clips, takes, and
     what the model that it holds says: {"bits", "bytes" of its tensors, "datasets"}.
     """
+    name = f"compact-int{bits}"
     copied = asr._replace(model=copy.deepcopy(asr.model))
     batches = calibration_text.calibration_batches(config, copied, shared.labels)
-    few = {"grid": f"int{bits}"} if bits < 8 else {"int8": True}
-    wide = rounding.likely_rows(copied, shared.labels) if bits < 8 else None
-    rounding.round_model(copied.model, batches, f"int{bits}", wide)
+    rounding.round_model(copied.model, batches, FORMATS[name].grid)
     with tempfile.TemporaryDirectory() as aside:
-        size = export_compact(copied, Path(aside), wide=wide, **few)
+        save(name, copied, Path(aside), dtype=torch.float16, papers={})
+        size = (Path(aside) / COMPACT_FILE).stat().st_size
         held = experiment.load_model(config, Path(aside))
     return {
         "bits": bits,
