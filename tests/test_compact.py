@@ -5,6 +5,7 @@ the format must take at least. Behaviour only: refusals of files that are not wh
 
 import hashlib
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from safetensors import safe_open
 import owl
 from owl.errors import CompactError, ModelError, UnsupportedFormat
 from owl.export.huggingface import export_compact
+from owl.kernels import bitmask
 from owl.model import compact
 from owl.model.loading import COMPACT_FILE, SETTINGS
 from owl.model.whisper import Whisper, blocks, load
@@ -133,7 +135,8 @@ def test_a_file_of_4_bit_weights_is_written_as_expected(tmp_path):
     with safe_open(tmp_path / "x", "pt") as file:
         assert file.get_tensor("group_scales").tolist() == [0.5]
         assert file.get_tensor("masks").tolist() == [0b11100000, 0, 0, 1]
-        assert file.get_tensor("levels").tolist() == [0 << 4 | 11, 10 << 4 | 15]  # level + 8
+        levels = zlib.decompress(file.get_tensor("levels").numpy())
+    assert list(levels) == [0 << 4 | 11, 10 << 4 | 15]  # level + 8
     assert torch.equal(dict(compact.read(tmp_path / "x"))["w"].float(), weight)
 
 
@@ -143,7 +146,8 @@ def test_a_file_of_5_bit_weights_is_written_as_expected(tmp_path):
     compact.write(tmp_path / "x", {"w": weight}, bits={"w": 5})
     with safe_open(tmp_path / "x", "pt") as file:
         assert file.get_tensor("masks").tolist() == [0b11000000, 0, 0, 0]
-        assert file.get_tensor("levels").tolist() == [0b00000_100, 0b11_000000]
+        levels = zlib.decompress(file.get_tensor("levels").numpy())
+    assert list(levels) == [0b00000_100, 0b11_000000]
     assert torch.equal(dict(compact.read(tmp_path / "x"))["w"].float(), weight)
 
 
@@ -155,8 +159,21 @@ def test_rows_that_are_no_whole_groups_are_refused_and_nothing_is_written(tmp_pa
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+def test_levels_that_are_not_equally_frequent_take_fewer_bytes_and_come_back(tmp_path, bits):
+    weight = torch.randn(64, 512, generator=torch.Generator().manual_seed(2))
+    size = compact.write(tmp_path / "x", {"w": weight}, bits={"w": bits})
+    found = dict(compact.read(tmp_path / "x"))["w"]
+    one = bitmask.describe("w", weight, bits)
+    parts = bitmask.pack(one, weight)
+    assert torch.equal(torch.from_numpy(bitmask.unpack(one, parts)).view(64, 512), found)
+    values = parts["int8" if bits == 8 else "levels"].nbytes
+    scales = parts["scales" if bits == 8 else "group_scales"].nbytes
+    assert size - scales < 0.95 * values + 1500  # and a header
+
+
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.7])
-def test_the_demo_model_in_int4_takes_at_most_two_percent_more_than_its_bound(tmp_path, sparsity):
+def test_the_demo_model_in_int4_takes_no_more_than_its_values_without_coding(tmp_path, sparsity):
     model, processor = load(str(ROOT / "models" / "demo"))
     prune(model, sparsity)
     size = export_compact(Whisper(model, processor), tmp_path, bits=4)
@@ -170,7 +187,7 @@ def test_the_demo_model_in_int4_takes_at_most_two_percent_more_than_its_bound(tm
             bound += min(masked, one.numel() / 2) + one.numel() / 16
         else:
             bound += 2 * one.numel()
-    assert bound <= size <= 1.02 * bound
+    assert 0.75 * bound <= size <= bound
 
 
 def test_an_int4_folder_is_a_plain_whisper_of_rounded_values(tmp_path):

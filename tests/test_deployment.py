@@ -371,7 +371,8 @@ def test_a_calibrated_format_is_the_plain_ones_size_and_leaves_the_model_as_it_w
         folder, reason = formats.write(name, run, asr, PRUNING, {"datasets": []})
         assert reason is None
         written[name] = folder / COMPACT_FILE
-    assert len({path.stat().st_size for path in written.values()}) == 1
+    sizes = [path.stat().st_size for path in written.values()]
+    assert max(sizes) < 1.1 * min(sizes)  # but for the coding of their levels
     plain, ours = (load_saved(str(path.parent)).model.state_dict() for path in written.values())
     rounded = [name for name in plain if not torch.equal(plain[name], ours[name])]
     assert {name.rpartition(".")[2] for name in rounded} == {"weight"}
