@@ -353,7 +353,7 @@ def test_a_pattern_override_decides_the_sparsity_unless_that_is_overridden(write
         (
             {"FORMATS": "hf,ctx"},
             "FORMATS=hf,ctx: 'ctx' is not known; use one of hf, compact, compact-int8, "
-            "compact-int4, onnx, onnx-int8, ct2, ct2-int8",
+            "compact-int5, compact-int4, onnx, onnx-int8, ct2, ct2-int8",
         ),
         (
             {"SPEED": "9"},
@@ -898,8 +898,8 @@ def test_calibrated_quantization_adds_both_roundings_and_refuses_bits_that_no_fo
     ]
     assert formats(["ggml-q4_0"], bits=5) == ["ggml-q4_0", "ggml-q5_0", "ggml-q5_0-calibrated"]
     assert formats(["compact-int8"]) == ["compact-int8", "compact-int8-calibrated"]
-    with pytest.raises(ConfigError, match="none of hf, compact has a form of 5 bits.*add ggml to"):
-        formats(["hf", "compact"], bits=5)
+    with pytest.raises(ConfigError, match="none of hf, ct2 has a form of 5 bits.*add compact or"):
+        formats(["hf", "ct2"], bits=5)
     with pytest.raises(ConfigError, match="bits"):
         formats(["ggml"], bits=3)
 

@@ -18,7 +18,7 @@ from owl.config.formats import FORMATS, with_int8
 from owl.config.load import load as load_config
 from owl.errors import ModelError, UnsupportedFormat
 from owl.export.formats import save
-from owl.export.ggml import FILE, export_ggml
+from owl.export.ggml import FILE, export_ggml, load_ggml
 from owl.export.ggml_file import GRIDS, check, layout, openai_name
 from owl.export.measure import in_fresh_process, measure
 from owl.export.whispercpp import CppWhisper, cpp_decoder
@@ -466,3 +466,19 @@ def test_openais_model_has_the_published_bytes_and_says_the_same(shared, tmp_pat
     waves = [soundfile.read(clip, dtype="float32")[0] for clip in clips]
     said = cpp_decoder(CppWhisper(tmp_path / "f16", asr, 1), asr.processor)(waves)
     assert said == torch_decoder(asr)(waves)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_what_a_file_holds_comes_back_into_pytorch(tmp_path, grid):
+    asr = tiny()
+    export_ggml(asr, tmp_path, grid=grid)
+    settings = tiny()._replace(processor=asr.processor)
+    held = load_ggml(tmp_path, settings).model
+    *_, tensors = read(tmp_path / FILE)
+    for name, parameter in held.named_parameters():
+        values = torch.tensor(tensors[openai_name(name)][1]).view(parameter.shape)
+        assert torch.equal(parameter, values), name
+    assert held.proj_out.weight is held.model.decoder.embed_tokens.weight
+    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-1])
+    with pytest.raises(ModelError, match="no whole ggml Whisper"):
+        load_ggml(tmp_path, settings)

@@ -259,6 +259,37 @@ def test_linear_errors_of_a_model_that_was_not_pruned_stay_blank(ax):
     ax.figure.canvas.draw()
 
 
+def test_at_equal_bytes_each_number_of_bits_is_a_line_through_its_sparsities(ax):
+    table = pd.DataFrame(
+        {
+            "bits": [8, 8, 4, 4],
+            "sparsity": [0.0, 0.5, 0.0, 0.5],
+            "ratio": [0.5, 0.4, 0.3, 0.25],
+            "kl": [0.001, 0.3, 0.1, 0.5],
+        }
+    ).assign(kl_low=lambda rows: rows.kl / 2, kl_high=lambda rows: rows.kl * 2)
+    assert plots.equal_bytes(table, ax) is ax
+    assert [list(line.get_xdata()) for line in ax.lines] == [[0.25, 0.3], [0.4, 0.5]]
+    assert [line.get_label() for line in ax.lines] == ["4 bits", "8 bits"]
+    assert sorted(text.get_text() for text in ax.texts) == ["0%", "0%", "50%", "50%"]
+    assert ax.get_yscale() == "log"
+
+
+def test_what_others_offer_is_a_step_line_that_ends_at_the_axis(ax):
+    table = pd.DataFrame(
+        {
+            "format": ["dense a", "dense b", "ours"],
+            "dense": [True, True, False],
+            "bytes": [4e6, 2e6, 1e6],
+            "wer": [0.1, 0.2, 0.15],
+        }
+    ).assign(low=lambda rows: rows.wer / 2, high=lambda rows: rows.wer * 2)
+    plots.size_against_wer(table, ax=ax, steps=[(2_000_000, 0.2), (4_000_000, 0.1)])
+    (line,) = ax.lines
+    assert list(line.get_xdata()) == [2, 4, pytest.approx(4.6)]
+    assert list(line.get_ydata()) == [0.2, 0.1, 0.1]
+
+
 def test_damage_is_a_bar_per_kind_and_per_block_by_what_a_million_weights_cost():
     kinds = ["encoder feed-forward", "decoder self-attention"]
     table = pd.DataFrame(

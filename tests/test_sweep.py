@@ -218,6 +218,31 @@ def test_kinds_and_blocks_each_hold_every_prunable_weight_once(damage_job, sweep
         tables.load(str(sweep_file), wanted)  # it is no point of the grid
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*singular Gram matrix")
+def test_a_point_in_few_bits_is_the_file_that_a_report_would_write(sweep_file):
+    """Of a model whose rows are whole groups: the file's bytes, and what it says when loaded."""
+    sizes = dict(d_model=32, encoder_ffn_dim=64, decoder_ffn_dim=64, max_source_positions=50)
+    tiny.make_model(**sizes).save_pretrained(sweep_file.parent / "model")
+    raw = json.loads(sweep_file.read_text()) | {"bits": [8, 4], "sparsities": [0.0, 0.5]}
+    sweep_file.write_text(json.dumps(raw))
+    job = jobs_of(sweep_file)[2]
+    assert job.name == "tiny-sparsegpt-uniform-seed0" and job.bits == (8, 4)
+    points = [point.measure(job, point.ready(job), sparsity) for sparsity in job.sparsities]
+    assert not job.missing()
+    table = tables.rounded(points)
+    assert list(zip(table.sparsity, table.bits)) == [(0, 8), (0, 4), (0.5, 8), (0.5, 4)]
+    assert (table.ratio < 1).all() and (table.kl >= 0).all()
+    by = table.set_index(["sparsity", "bits"])
+    assert by.bytes[0, 4] < by.bytes[0, 8] and by.bytes[0.5, 8] < by.bytes[0, 8]
+    assert by.kl[0, 8] < by.kl[0, 4] and by.kl[0, 8] < by.kl[0.5, 8]
+    sweep_file.write_text(json.dumps(raw | {"bits": [5]}))
+    assert jobs_of(sweep_file)[2].missing() == [0.0, 0.5]  # other bits are other points
+    sweep_file.write_text(json.dumps(raw | {"bits": [3]}))
+    with pytest.raises(ConfigError, match="bits"):
+        grid.load(sweep_file)
+
+
 def test_columns_of_one_dataset_stand_together():
     rows = [
         {

@@ -6,8 +6,8 @@ imported when it is used: runtimes take seconds to import, and a config needs no
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-INT8, INT4 = "int8", "int4"
-BITS = {INT8: 8, "q8_0": 8, "q5_0": 5, INT4: 4, "q4_0": 4}  # of the grids
+INT8 = "int8"
+BITS = {INT8: 8, "q8_0": 8, "q5_0": 5, "q4_0": 4}  # of the grids
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Format:
     runtime: str  # "pytorch", "onnxruntime", "ctranslate2" or "whisper.cpp"
     save: str
     loads_in: str
-    # the float format that this one rounds, and to what: `save` is given int8=True, int4=True, or
-    # grid="…"
+    # the float format that this one rounds, and to what: `save` is given int8=True, in ggml
+    # grid="…", in fewer bits otherwise bits=…
     rounds: str | None = None
     grid: str = INT8
     # as models are published: in the precision of what was pruned, with card, metadata and metrics;
@@ -50,7 +50,10 @@ _PLAIN = {
         Format("hf", "pytorch", f"{_HF}:save_hf", f"{_HF}:loads_in", published=True),
         Format("compact", *_COMPACT, dense=("compact-int8",)),
         Format("compact-int8", *_COMPACT, rounds="compact", dense=("compact-int8",)),
-        Format("compact-int4", *_COMPACT, "compact", INT4, dense=("compact-int4",)),
+        *(
+            Format(f"compact-int{bits}", *_COMPACT, "compact", grid, dense=(f"compact-int{bits}",))
+            for bits, grid in ((5, "q5_0"), (4, "q4_0"))
+        ),
         Format("onnx", *_IN_ONNX, dense=("onnx",)),
         Format("onnx-int8", *_IN_ONNX, rounds="onnx", dense=("onnx", "onnx-int8")),
         Format("ct2", *_IN_CT2, dense=("ct2",)),
@@ -66,8 +69,12 @@ _PLAIN = {
 
 FORMATS = _PLAIN | {
     f"{name}{CALIBRATED}": replace(_PLAIN[name], name=f"{name}{CALIBRATED}", calibrated=True)
-    for name in ("compact-int8", "compact-int4", "ggml-q8_0", "ggml-q5_0", "ggml-q4_0")
+    for name in _PLAIN
+    if name.startswith(("compact-", "ggml-"))
 }
+
+# what people take instead, the dense model in one command: measured where `output.peers` asks
+PEERS = ("ggml", "ggml-q8_0", "ggml-q5_0", "ggml-q4_0", "ct2-int8", "onnx-int8")
 
 
 def with_calibrated(names: Sequence[str], bits: int) -> list[str]:
@@ -87,8 +94,7 @@ def with_calibrated(names: Sequence[str], bits: int) -> list[str]:
     if found == list(names):
         raise ValueError(
             f"none of {', '.join(names)} has a form of {bits} bits that can be calibrated; add "
-            f"{'compact or ggml' if bits != 5 else 'ggml'} to output.formats (FORMATS=), or choose "
-            "other bits"
+            "compact or ggml to output.formats (FORMATS=)"
         )
     return list(dict.fromkeys(found))
 

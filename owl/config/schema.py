@@ -244,6 +244,9 @@ class Output(Section):
     formats: Annotated[list[Literal[*FORMATS]], UNIQUE] = ["hf"]
     # other dense models (folder or Hub id), e.g. a smaller one, measured beside the exports
     compare_with: Annotated[list[ModelName], UNIQUE] = []
+    # measure the dense model in what people take instead (`formats.PEERS`), and every row's
+    # divergence: minutes
+    peers: bool = False
 
 
 class Hardware(Section):

@@ -21,6 +21,7 @@ COLUMNS = {  # of the table that a reader sees: key → (title, format)
     "ratio": ("of dense fp16", "{:.2f}"),
     "wer": ("WER", "{:.2%}"),
     "interval": ("95 % interval, %", "{}"),
+    "kl": ("KL, nats", "{:.3f}"),
     "device": ("on", "{}"),
     "rtfx": ("× real time", "{:.1f}"),
     "speedup": ("× dense, same runtime", "{:.2f}"),
@@ -57,6 +58,7 @@ class Row:
     cer: float | None = None
     cer_interval: list[float] | None = None
     unit: str = "words"  # or "characters": what the advice goes by
+    kl: float | None = None  # to the dense model, nats per token
     # of an exported folder alone
     path: str | None = None
     same_text: float | None = None
@@ -88,6 +90,13 @@ class Row:
     @property
     def rounded(self) -> bool:
         return self.name in FORMATS and FORMATS[self.name].rounds is not None
+
+    @property
+    def peer(self) -> bool:
+        """Could somebody take it without us: the dense model in another runtime's own format, or
+        another dense model?
+        """
+        return self.dense and (self.name not in FORMATS or self.runtime != "pytorch")
 
     def public(self) -> dict:
         """The row as export.json and summary.json hold it."""

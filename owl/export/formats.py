@@ -10,7 +10,7 @@ from pkgutil import resolve_name
 import torch
 from transformers import AutoConfig
 
-from owl.config.formats import FORMATS, INT4, INT8
+from owl.config.formats import BITS, FORMATS, INT8
 from owl.errors import UnsupportedFormat
 from owl.evaluate.compare import headline
 from owl.export import huggingface
@@ -62,8 +62,11 @@ def save(name: str, asr: Whisper, folder: Path, *, dtype: torch.dtype, papers: d
     """
     wanted = FORMATS[name]
     options = {"dtype": dtype, **papers} if wanted.published else {}
-    if wanted.rounds:
-        options |= {wanted.grid: True} if wanted.grid in (INT8, INT4) else {"grid": wanted.grid}
+    if wanted.grid == INT8 and wanted.rounds:
+        options["int8"] = True
+    elif wanted.rounds:
+        ours = wanted.runtime == "pytorch"
+        options |= {"bits": BITS[wanted.grid]} if ours else {"grid": wanted.grid}
     resolve_name(wanted.save)(asr, folder, **options)
 
 

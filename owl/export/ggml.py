@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from gguf import quants
+from torch import nn
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from owl.errors import UnsupportedFormat
@@ -23,6 +24,7 @@ from owl.export.ggml_file import (
     file_type,
     layout,
     openai_name,
+    read,
     write_head,
     write_tensor,
 )
@@ -59,6 +61,19 @@ def export_ggml(asr: Whisper, folder: Path, *, grid: str = "f16") -> None:
             if tensor.bytes < values.nbytes:  # whisper.cpp's tools round a float16 file
                 values = values.astype(np.float16).astype(np.float32)
             write_tensor(file, name, tensor, quants.quantize(values, tensor.type))
+
+
+def load_ggml(folder: Path, settings: Whisper) -> Whisper:
+    """What `folder`/ggml-model.bin holds, in PyTorch; the file has no settings, so they are those
+    of `settings`, whose weights are replaced. ModelError for a file that is not whole.
+    """
+    held, model = dict(read(folder / FILE)), settings.model
+    for name, empty in list(model.named_parameters()):
+        owner, _, last = name.rpartition(".")
+        values = torch.tensor(held[openai_name(name)]).view(empty.shape)
+        setattr(model.get_submodule(owner), last, nn.Parameter(values, requires_grad=False))
+    model.tie_weights()
+    return settings
 
 
 def _sizes(model, grid: str) -> Sizes:

@@ -12,12 +12,13 @@ Nothing here knows PyTorch: sizes and names in, shapes and types out.
 import math
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType, quants
 
 from owl.errors import ModelError
 
@@ -168,6 +169,23 @@ def check(path: Path) -> Sizes:
     """The sizes of a whole file. ModelError for one that is not ours, truncated or damaged in its
     structure: whisper.cpp does not ask, and may end the process.
     """
+    return _opened(path)[0]
+
+
+def read(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """(OpenAI's name, values in float32) of every tensor of a whole file, multiplied out.
+    ModelError as for `check`.
+    """
+    sizes, places = _opened(path)
+    data, wanted = np.memmap(path, np.uint8, "r"), layout(sizes)
+    for name, place in places.items():
+        tensor = wanted[name]
+        raw = data[place : place + tensor.bytes]
+        yield name, quants.dequantize(raw, tensor.type).reshape(tensor.shape)
+
+
+def _opened(path: Path) -> tuple[Sizes, dict[str, int]]:
+    """The sizes of a whole file, and where each tensor's values begin."""
     try:
         with path.open("rb") as file:
             return _check(file, path.stat().st_size)
@@ -177,7 +195,7 @@ def check(path: Path) -> Sizes:
         ) from error
 
 
-def _check(file: BinaryIO, size: int) -> Sizes:
+def _check(file: BinaryIO, size: int) -> tuple[Sizes, dict[str, int]]:
     def claim(count: int) -> int:
         """Where the next `count` bytes end."""
         if not 0 <= count <= size - file.tell():
@@ -219,7 +237,7 @@ def _check(file: BinaryIO, size: int) -> Sizes:
         if not 0 <= length <= MOST_BYTES:
             raise ValueError(f"a word of {length} bytes lies at {file.tell():,}")
         skip(length)
-    wanted = layout(sizes)
+    wanted, places = layout(sizes), {}
     while file.tell() < size:
         dimensions, length, kind = integers(3)
         if not (1 <= dimensions <= 3 and 0 < length <= MOST_BYTES):
@@ -230,7 +248,8 @@ def _check(file: BinaryIO, size: int) -> Sizes:
             raise ValueError(f"it has a tensor '{name}' too many")
         if (shape, kind) != wanted[name]:
             raise ValueError(f"{name} has the shape {shape} and type {kind}, not {wanted[name]}")
+        places[name] = file.tell()
         skip(wanted.pop(name).bytes)
     if wanted:
         raise ValueError(f"{len(wanted)} tensors are missing, such as {next(iter(wanted))}")
-    return sizes
+    return sizes, places

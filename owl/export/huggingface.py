@@ -55,22 +55,31 @@ def loads_in(model) -> str:
     return "transformers" if is_stock(model.config) else "owl.load"
 
 
-def export_compact(asr: Whisper, folder: Path, *, int8: bool = False, int4: bool = False) -> int:
+def export_compact(asr: Whisper, folder: Path, *, int8: bool = False, bits: int = 16) -> int:
     """Write `model`, as it is, into `folder`; returns the bytes of the tensor file.
 
-    `owl.load` gives it back bit for bit as float16; `int8` rounds linears and token embedding,
-    `int4` the linears to 4 bits and the embedding to int8. UnsupportedFormat for a weight beyond
-    float16, or, with `int4`, for linears whose inputs are no multiple of 32.
+    `owl.load` gives it back bit for bit as float16; linears and token embedding are rounded to 8
+    `bits` with `int8`, or to 5 or 4. UnsupportedFormat for a weight beyond float16, or for rows
+    that are no multiple of 32 in 5 or 4 bits.
     """
     linears = [f"{linear.path}.weight" for block in blocks(asr.model) for linear in block.linears]
-    bits = dict.fromkeys(linears, 4 if int4 else 8) | {EMBEDDING: 8} if int8 or int4 else {}
+    rounded = dict.fromkeys([*linears, EMBEDDING], 8 if int8 else bits)
     try:
         # a tied tensor is named once
-        size = compact.write(folder / COMPACT_FILE, dict(asr.model.named_parameters()), bits=bits)
+        tensors = dict(asr.model.named_parameters())
+        size = compact.write(folder / COMPACT_FILE, tensors, bits=rounded)
     except CompactError as error:
         raise UnsupportedFormat(str(error)) from error
     save_settings(asr, folder, dtype=torch.float16)
+    _shorten(folder / "tokenizer.json")
     return size
+
+
+def _shorten(file: Path) -> None:
+    """The same JSON without blanks between its tokens."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    file.write_text(text, encoding="utf-8")
 
 
 def save_settings(asr: Whisper, folder: Path, *, dtype: torch.dtype) -> None:

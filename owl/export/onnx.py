@@ -94,6 +94,14 @@ class OnnxWhisper:
             ]
         )
 
+    def predictions(self, features: np.ndarray | Tensor, tokens: Tensor) -> Tensor:
+        """Log probabilities of what follows each of `tokens` (clips, tokens), (clips, tokens,
+        vocabulary).
+        """
+        feeds = {"input_ids": tokens.numpy(), "encoder_hidden_states": self.encode(features)}
+        (logits,) = self._first.run(["logits"], feeds)
+        return torch.from_numpy(logits).log_softmax(-1)
+
     def greedy(
         self,
         features: np.ndarray | Tensor,

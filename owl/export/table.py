@@ -19,12 +19,15 @@ import numpy as np
 import torch
 
 from owl import ROOT
-from owl.config.formats import FORMATS
+from owl.config.formats import FORMATS, PEERS, Format
+from owl.config.load import Config
 from owl.data.load import Dataset
+from owl.errors import UnsupportedFormat
 from owl.evaluate.compare import RATES, pairs
 from owl.evaluate.stored import normalizer_of, transcripts
 from owl.evaluate.transcribe import Transcription
 from owl.export.advice import REFERENCE, Row
+from owl.export.closeness import Teacher, predictor
 from owl.export.formats import dense_bytes, loads_in, save, stored_dtype
 from owl.export.measure import Measurement, in_fresh_process, measure, weights_digest
 from owl.kernels.intervals import wer_interval
@@ -41,9 +44,10 @@ def measure_row(
     pruned: Whisper,
     original: Whisper,
     datasets: Sequence[Dataset],
+    teacher: Teacher | None = None,
 ) -> Row:
     """Load an exported `folder` in a fresh process and say what it costs and whether it is the
-    model in memory.
+    model in memory; with a `teacher` also how far it is from the dense model.
     """
     wanted = FORMATS[name]
     stored = stored_dtype(run) if wanted.published else torch.float16
@@ -68,6 +72,7 @@ def measure_row(
         same_text=sum(a == b for a, b in texts) / len(texts),
         same_weights=True if compared else None,
         loads_in=loads_in(name, pruned.model),
+        kl=_kl(teacher, wanted, folder, run.config),
     )
 
 
@@ -77,14 +82,21 @@ def dense_twins(wanted: Sequence[str]) -> list[str]:
 
 
 def dense_rows(
-    wanted: Sequence[str], run: Run, original: Whisper, datasets: Sequence[Dataset]
-) -> list[Row]:
-    """The dense model's rows: fp16 in PyTorch, then `dense_twins` of `wanted`, then
-    `output.compare_with`.
+    wanted: Sequence[str],
+    run: Run,
+    original: Whisper,
+    datasets: Sequence[Dataset],
+    teacher: Teacher | None = None,
+) -> tuple[list[Row], list[dict]]:
+    """(The dense model's rows: fp16 in PyTorch, then `dense_twins` of `wanted`, then the peers if
+    `output.peers` says so, then `output.compare_with`; {"format", "reason"} of peers that cannot
+    hold the model.)
     """
-    others = run.config.output.compare_with
-    if all(FORMATS[name].published for name in wanted) and not others:
-        return [_remembered_row(run, original, datasets)]
+    output, refused = run.config.output, []
+    if all(FORMATS[name].published for name in wanted) and not (
+        output.compare_with or output.peers
+    ):
+        return [_remembered_row(run, original, datasets)], refused
 
     said = [transcripts(run, "dense", original, dataset) for dataset in datasets]
     heard = {weights_digest(original.model, torch.float32): said}
@@ -93,20 +105,39 @@ def dense_rows(
         given = FORMATS[kind], folder and str(folder), config, datasets, torch.float16, heard
         found = in_fresh_process(measure, *given)
         size = folder_bytes(folder) if folder else 2 * found.parameters
-        return _row(name, found, size, run, original.model, datasets)
+        measured = _row(name, found, size, run, original.model, datasets)
+        return replace(measured, kl=_kl(teacher, FORMATS[kind], folder, config))
 
     rows = [row(REFERENCE, "hf", None)]
-    for name in dense_twins(wanted):
+    for name in dict.fromkeys([*dense_twins(wanted), *(PEERS if output.peers else ())]):
         with tempfile.TemporaryDirectory(dir=run.folder) as aside:
             folder = Path(aside) / name
             folder.mkdir()
-            save(name, original, folder, dtype=torch.float16, papers={})
+            try:
+                save(name, original, folder, dtype=torch.float16, papers={})
+            except UnsupportedFormat as error:
+                refused.append({"format": f"dense {name}", "reason": str(error)})
+                continue
             rows.append(row(name, name, folder))
-    for other in others:
+    for other in output.compare_with:
         model = run.config.model.model_copy(update={"name": other})
         config = run.config.model_copy(update={"model": model})
         rows.append(row(f"model {Path(other).name}", "hf", None, config))
-    return rows
+    return rows, refused
+
+
+def teacher(run: Run, original: Whisper, datasets: Sequence[Dataset]) -> Teacher | None:
+    """The dense model's predictions; None where `output.peers` does not ask for them."""
+    if not run.config.output.peers:
+        return None
+    return Teacher(original, datasets, run.config.evaluation.batch_size, run.folder)
+
+
+def _kl(
+    teacher: Teacher | None, wanted: Format, folder: Path | None, config: Config
+) -> float | None:
+    predict = predictor(wanted, folder, config) if teacher else None
+    return teacher.divergence(predict) if predict else None
 
 
 def _row(

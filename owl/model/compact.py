@@ -2,9 +2,11 @@
 and the kept values, in one file.
 
 The file is ordinary safetensors whose tensors are the parts that `owl.kernels.bitmask` makes of
-each tensor, joined in one order. Its metadata hold the format's name and version, the layout (which
-tensor is stored how) and a SHA-256 over layout and data. A tied tensor is stored once. Writing
-holds one tensor beside the model's own, reading maps the file into memory.
+each tensor, joined in one order. Rounded values are entropy-coded tensor by tensor, in zlib's
+format with Huffman codes alone: levels that repeat no strings are not all equally frequent. Its
+metadata hold the format's name and version, the layout (which tensor is stored how) and a SHA-256
+over layout and data. A tied tensor is stored once. Writing holds one tensor beside the model's own,
+reading maps the file into memory.
 
 Nothing here knows Whisper: tensors by name in, tensors by name out. Folders are in
 `owl.export.huggingface`.
@@ -12,8 +14,12 @@ Nothing here knows Whisper: tensors by name in, tensors by name out. Folders are
 
 import hashlib
 import json
+import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import torch
@@ -31,9 +37,10 @@ PARTS = {
     "rest": ("F16", "<f2"),
     "group_scales": ("F16", "<f2"),
     "masks": ("U8", "u1"),
-    "int8": ("I8", "i1"),
-    "int4": ("U8", "u1"),
+    "int8": ("U8", "i1"),  # coded
+    "levels": ("U8", "u1"),
 }
+CODED = ("int8", "levels")  # parts that are entropy-coded; a tensor has one of them at most
 PIECE = 1 << 22  # bytes hashed at once
 UNKNOWN = "0" * 64  # as long as a digest
 
@@ -41,31 +48,36 @@ UNKNOWN = "0" * 64  # as long as a digest
 def write(
     path: Path, tensors: Mapping[str, Tensor], *, bits: Mapping[str, int] | None = None
 ) -> int:
-    """Store `tensors` (cast to float16), matrices for which `bits` says 8 or 4 rounded to so many,
-    and return the bytes of the file.
+    """Store `tensors` (cast to float16), matrices for which `bits` says 8, 5 or 4 rounded to so
+    many, and return the bytes of the file.
 
     One tensor after the other: beside `tensors` only one more is ever held. CompactError for a
-    value beyond float16, or rows that 4 bits cannot hold.
+    value beyond float16, or rows that few bits cannot hold.
     """
-    try:
-        layout = [
-            describe(name, tensor, (bits or {}).get(name, 16)) for name, tensor in tensors.items()
-        ]
-    except ValueError as error:
-        raise CompactError(f"{error}; export another format, e.g. FORMATS=hf") from error
-    start = 8 + len(_header(layout, UNKNOWN))
-    places = {part: start + offset for part, (offset, _) in _spans(layout).items()}
-    with path.open("w+b") as file:
-        for one in layout:
-            for part, array in pack(one, tensors[one["name"]]).items():
-                file.seek(places[part])
-                file.write(memoryview(array).cast("B"))
-                places[part] += array.nbytes
+    layout = []
+    with ExitStack() as open_files:
+        files = {part: open_files.enter_context(TemporaryFile(dir=path.parent)) for part in PARTS}
+        for name, tensor in tensors.items():
+            try:
+                one = describe(name, tensor, (bits or {}).get(name, 16))
+            except ValueError as error:
+                raise CompactError(f"{error}; export another format, e.g. FORMATS=hf") from error
+            for part, array in pack(one, tensor).items():
+                raw = memoryview(array).cast("B")
+                if part in CODED:
+                    raw = _coded(raw)
+                    one["coded"] = len(raw)
+                files[part].write(raw)
+            layout.append(one)
+        file = open_files.enter_context(path.open("w+b"))
+        start = file.write(_framed(_header(layout, UNKNOWN)))
+        for part in files.values():
+            part.seek(0)
+            shutil.copyfileobj(part, file, PIECE)
         file.seek(start)
         digest = _digest(layout, iter(lambda: file.read(PIECE), b""))
         file.seek(0)
-        header = _header(layout, digest)
-        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(_framed(_header(layout, digest)))
     return path.stat().st_size
 
 
@@ -78,8 +90,11 @@ def read(path: Path) -> Iterator[tuple[str, Tensor]]:
     places = {part: start + offset for part, (offset, _) in _spans(layout).items()}
     for one in layout:
         parts = {}
-        for part, size in sizes(one).items():
-            parts[part] = data[places[part] : places[part] + size].view(PARTS[part][1])
+        for part, size in _sizes(one).items():
+            raw = data[places[part] : places[part] + size]
+            if part in CODED and size:
+                raw = np.frombuffer(zlib.decompress(raw), np.uint8)
+            parts[part] = raw.view(PARTS[part][1])
             places[part] += size
         yield one["name"], torch.from_numpy(unpack(one, parts)).reshape(one["shape"])
 
@@ -137,9 +152,26 @@ def _text(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def _sizes(one: dict) -> dict[str, int]:
+    """Bytes of each part of a tensor in the file."""
+    return {
+        part: one["coded"] if part in CODED and size else size for part, size in sizes(one).items()
+    }
+
+
+def _coded(raw: memoryview) -> bytes:
+    coder = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
+    return coder.compress(raw) + coder.flush()
+
+
+def _framed(header: bytes) -> bytes:
+    """As safetensors begins a file."""
+    return len(header).to_bytes(8, "little") + header
+
+
 def _spans(layout: list[dict]) -> dict[str, tuple[int, int]]:
     """part → (offset of its first byte in the data, bytes)."""
-    totals = {part: sum(sizes(one)[part] for one in layout) for part in PARTS}
+    totals = {part: sum(_sizes(one)[part] for one in layout) for part in PARTS}
     offsets = np.cumsum([0, *totals.values()]).tolist()
     return {part: (offset, size) for (part, size), offset in zip(totals.items(), offsets)}
 

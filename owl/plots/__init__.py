@@ -16,7 +16,7 @@ from owl.plots.blocks import (
     seed_stability,
     unit_divergence,
 )
-from owl.plots.grid import allocation_map, damage, grid_legend, grid_lines
+from owl.plots.grid import allocation_map, damage, equal_bytes, grid_legend, grid_lines
 from owl.plots.results import (
     clip_scatter,
     recovery_curve,
@@ -36,6 +36,7 @@ __all__ = [
     "allocations",
     "clip_scatter",
     "damage",
+    "equal_bytes",
     "grid_legend",
     "grid_lines",
     "layer_allocation",

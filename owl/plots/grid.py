@@ -67,6 +67,25 @@ def grid_legend(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
+def equal_bytes(table: pd.DataFrame, ax: Axes) -> Axes:
+    """table: bits, sparsity, ratio (bytes, of dense float16), kl, kl_low, kl_high (nats per token):
+    a line per number of bits through its sparsities, KL on a log scale. At one size the lowest line
+    says whether to spend it on weights or on bits.
+    """
+    for (bits, rows), shade in zip(table.groupby("bits"), ("C0", "C1", "C2")):
+        rows = rows.sort_values("ratio")
+        ax.plot(rows.ratio, rows.kl, color=shade, marker="o", markersize=5, label=f"{bits} bits")
+        ax.vlines(rows.ratio, rows.kl_low, rows.kl_high, color=shade, linewidth=3, alpha=0.18)
+        for row in rows.itertuples():
+            where = {"xytext": (6, 4), "textcoords": "offset points", "color": shade}
+            ax.annotate(f"{row.sparsity:.0%}", (row.ratio, row.kl), **where)
+    ax.set(yscale="log", ylabel="KL to the dense model (nats per token)")
+    ax.set_xlabel("bytes, of the dense model in float16; beside a point its sparsity")
+    ax.xaxis.set_major_formatter(percent())
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return ax
+
+
 def damage(table: pd.DataFrame, axes: Sequence[Axes] | np.ndarray):
     """table: part, of ("kind" | "block"), kl, low, high (nats per token), share (of the prunable
     weights), removed (how many weights); axes: (kinds, blocks).

@@ -2,6 +2,8 @@
 and grey.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -165,13 +167,21 @@ def size_bars(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def size_against_wer(table: pd.DataFrame, ax: Axes) -> Axes:
+def size_against_wer(
+    table: pd.DataFrame, ax: Axes, *, steps: Sequence[tuple[int, float]] = ()
+) -> Axes:
     """table: format, dense, bytes, wer, low, high (fractions): a labelled point with its interval
-    per format; the dense model is grey.
+    per format; the dense model is grey. steps: (bytes, wer) of what others offer, from small to
+    large, as a line that goes down where one is better.
     """
-    return _against_wer(
+    axes = _against_wer(
         table, table.bytes / 1e6, ax, "size on disk (MB, 10⁶ bytes): left is smaller"
     )
+    if len(steps) > 1:
+        sizes, rates = zip(*steps)
+        ends = [size / 1e6 for size in sizes] + [ax.get_xlim()[1]]
+        ax.step(ends, [*rates, rates[-1]], where="post", color=REFERENCE, linewidth=0.8, zorder=1)
+    return axes
 
 
 def speed_against_wer(table: pd.DataFrame, ax: Axes) -> Axes:

@@ -9,7 +9,7 @@ what a batch gains.
 import time
 from collections.abc import Callable, Sequence
 
-from owl.config.formats import FORMATS
+from owl.config.formats import FORMATS, PEERS
 from owl.config.load import Config
 from owl.data.load import RATE, Dataset
 from owl.kernels.records import SOLVERS
@@ -43,6 +43,8 @@ def steps(
     prune = windows * GRAMS * window + _solving(settings.method, asr.model.config, every, window)
     training = recovery.epochs * windows * BACKWARD * window
     others = [one for name in config.formats if (one := FORMATS[name]) and not one.published]
+    # each is heard, and reads the references
+    peers = len(PEERS) * (STARTING + 2 * heard) if config.output.peers else 0
     seconds = {
         "calibration text": clips * clip if settings.calibration.labels == "model" else 0,
         "statistics": windows * SUMS * window,
@@ -55,7 +57,7 @@ def steps(
             recovery.method, 0
         ),
         "transcripts": 2 * heard,
-        "formats": STARTING * len(config.formats) + heard * len(others),
+        "formats": STARTING * len(config.formats) + heard * len(others) + peers,
         "starting": 4 * STARTING,
     }
     return {name: one for name, one in seconds.items() if one}

@@ -43,7 +43,8 @@ class Grid(Section):
     """A sweep's JSON file. `models` maps a short name to a config file, from the sweep file's
     folder; `seed` is the calibration seed of the grid, `repeats` measures some pairs again with
     other seeds, `baseline` is the pair that the best is compared with; `damage` prunes one part at
-    a time with its method."""
+    a time with its method; every point is also rounded to each of `bits`, as compact-int8, -int5
+    and -int4 hold it, by its calibration clips."""
 
     models: Annotated[dict[Text, Text], Some]
     methods: Annotated[list[Literal[*METHODS]], UNIQUE, Some]
@@ -53,6 +54,7 @@ class Grid(Section):
     repeats: Repeats = Repeats()
     baseline: Pair = ["sparsegpt", "owl"]
     damage: bool = True
+    bits: Annotated[list[Literal[8, 5, 4]], UNIQUE] = []
 
     @model_validator(mode="after")
     def pairs_are_in_the_grid(self) -> "Grid":
@@ -91,6 +93,7 @@ class Job:
     seed: int
     sparsities: tuple[float, ...]
     damage: bool = False
+    bits: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -131,7 +134,7 @@ class Job:
         """
         config = self.config_at(sparsity)
         module = "owl.sweep.damage" if self.damage else "owl.sweep.point"
-        return cache.key(None, [], [config.digest(), fingerprints(config)], module)
+        return cache.key(None, [], [config.digest(), fingerprints(config), self.bits], module)
 
 
 def load(path: str | os.PathLike) -> Grid:
@@ -171,7 +174,16 @@ def jobs_of(path: str | os.PathLike, grid: Grid) -> list[Job]:
             if grid.repeats.sparsities
         ]
         jobs += [
-            Job(name_of(path), config, name, method, allocation, seed, tuple(sparsities))
+            Job(
+                name_of(path),
+                config,
+                name,
+                method,
+                allocation,
+                seed,
+                tuple(sparsities),
+                bits=tuple(grid.bits),
+            )
             for seed, sparsities, pairs in seeds
             for method, allocation in pairs
         ]

@@ -7,22 +7,27 @@ calibration seed: the calibration text and the outlier ratios. All are keyed by 
 
 import copy
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from owl.config.formats import FORMATS
 from owl.data.load import Clip, Dataset
 from owl.errors import DataError
 from owl.evaluate.compare import counted, kl_summary, of_one
 from owl.evaluate.divergence import TextBatch, divergence_from, predictions, text_batches
 from owl.evaluate.stored import hear, normalizer_of
+from owl.export.formats import save
 from owl.model import whisper
 from owl.model.decoding import States
+from owl.model.loading import COMPACT_FILE
 from owl.model.whisper import Whisper
-from owl.prune import calibration_text, guides, pipeline
+from owl.prune import calibration_text, guides, pipeline, rounding
 from owl.run import cache, experiment, provenance
 from owl.run.files import whole_file, whole_folder
 from owl.run.record import peak_rss_bytes
@@ -95,6 +100,7 @@ def measure(job: Job, shared: Ready, sparsity: float) -> dict:
         "recovery": "none",
         "sparsity_prunable": pruned.removed / prunable,
         "sparsity_model": pruned.removed / parameters,
+        "dense_bytes": 2 * parameters,  # in float16
         "seconds_prune": pruned.seconds,
         "seconds_allocation": plan.seconds,
         "measured": plan.facts()["measured"],
@@ -105,11 +111,31 @@ def measure(job: Job, shared: Ready, sparsity: float) -> dict:
             for row in pruned.rows
         ],
         "datasets": [_score(config, asr, one) for one in shared.heard],
+        "rounded": [_rounded(config, asr, shared, bits) for bits in job.bits],
         "key": job.key_at(sparsity),
         "provenance": provenance.collect(config),
     }
     keep(job.path(sparsity), result)
     return result
+
+
+def _rounded(config, asr: Whisper, shared: Ready, bits: int) -> dict:
+    """What a file of the pruned model in so many bits, rounded by the calibration clips, takes, and
+    what the model that it holds says: {"bits", "bytes" of its tensors, "datasets"}.
+    """
+    name = f"compact-int{bits}"
+    copied = asr._replace(model=copy.deepcopy(asr.model))
+    batches = calibration_text.calibration_batches(config, copied, shared.labels)
+    rounding.round_model(copied.model, batches, FORMATS[name].grid)
+    with tempfile.TemporaryDirectory() as aside:
+        save(name, copied, Path(aside), dtype=torch.float16, papers={})
+        size = (Path(aside) / COMPACT_FILE).stat().st_size
+        held = experiment.load_model(config, Path(aside))
+    return {
+        "bits": bits,
+        "bytes": size,
+        "datasets": [_score(config, held, one) for one in shared.heard],
+    }
 
 
 def _score(config, asr: Whisper, heard: Heard) -> dict:

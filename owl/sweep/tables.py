@@ -63,14 +63,7 @@ def rows(points: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             **{key: point[key] for key in kept},
-            "dataset": one["name"],
-            # the rate that counts, by words or by characters
-            "wer": one[RATES[one["unit"]]],
-            "low": one[f"{RATES[one['unit']]}_interval"][0],
-            "high": one[f"{RATES[one['unit']]}_interval"][1],
-            "kl": one["kl"]["kl"],
-            "kl_low": one["kl"]["low"],
-            "kl_high": one["kl"]["high"],
+            **_scores(one),
             # how much of the rate is insertions by clips that loop
             "looping": one["insertions_looping"] / max(1, sum(one["words"])),
             **{key: one[key] for key in counts},
@@ -78,6 +71,39 @@ def rows(points: list[dict]) -> pd.DataFrame:
         for point in points
         for one in point["datasets"]
     )
+
+
+def rounded(points: list[dict]) -> pd.DataFrame:
+    """What each point is in few bits: one row per point, `bits` and dataset, with `bytes` of the
+    tensors and their `ratio` to the dense model's in float16.
+    """
+    kept = ("model", "method", "allocation", "seed", "sparsity")
+    return pd.DataFrame(
+        {
+            **{key: point[key] for key in kept},
+            "bits": file["bits"],
+            "bytes": file["bytes"],
+            "ratio": file["bytes"] / point["dense_bytes"],
+            **_scores(one),
+        }
+        for point in points
+        for file in point["rounded"]
+        for one in file["datasets"]
+    )
+
+
+def _scores(one: dict) -> dict:
+    """The rate that counts, by words or by characters, and the divergence, with intervals."""
+    rate = RATES[one["unit"]]
+    return {
+        "dataset": one["name"],
+        "wer": one[rate],
+        "low": one[f"{rate}_interval"][0],
+        "high": one[f"{rate}_interval"][1],
+        "kl": one["kl"]["kl"],
+        "kl_low": one["kl"]["low"],
+        "kl_high": one["kl"]["high"],
+    }
 
 
 def wer_grid(table: pd.DataFrame, value: str = "wer") -> pd.DataFrame:
