@@ -447,7 +447,7 @@ def test_a_fresh_process_measures_what_the_record_writes(tmp_path, asr):
     (tmp_path / "ggml-q8_0").mkdir()
     save("ggml-q8_0", asr, tmp_path / "ggml-q8_0", dtype=torch.float16, papers={})
     given = FORMATS["ggml-q8_0"], str(tmp_path / "ggml-q8_0"), config, evaluation_sets(config)
-    found = in_fresh_process(measure, *given, torch.float16, {})
+    found = in_fresh_process(measure, *given, torch.float16, {}, "full")
     assert (found.runtime, found.device, found.weights) == ("whisper.cpp", "cpu", None)
     assert found.first_token_seconds > 0 and found.said[0].rtfx > 0
     assert all(one.tokens > 0 for said in found.said for one in said.transcripts)

@@ -149,15 +149,19 @@ def test_greedy_takes_prompt_end_and_suppression_as_plain_lists(exported):
     lists = dict(
         prompt=[START, 37], end=END, suppress=[38, 39], begin_suppress=[], max_new_tokens=22
     )
-    assert OnnxWhisper(folder).greedy(features, **lists) == torch_decoder(asr)(noise())
+    whisper = OnnxWhisper(folder)
+    assert whisper.greedy(whisper.encode(features), **lists) == torch_decoder(asr)(noise())
 
 
 @pytest.mark.parametrize("which", ["exported", "bench"])
 def test_the_encoder_gives_what_pytorch_gives(which, request):
     asr, folder = request.getfixturevalue(which)
     features = input_features(asr, noise())
-    difference = OnnxWhisper(folder).encode(features) - encode(asr.model, features).numpy()
-    assert np.abs(difference).max() < ENCODER_TOLERANCE
+    half = features.shape[2] // 4 * 2
+    for given in (features, features[:, :, :half]):
+        difference = OnnxWhisper(folder).encode(given) - encode(asr.model, given)
+        assert difference.shape[1] == given.shape[2] // 2
+        assert difference.abs().max() < ENCODER_TOLERANCE
 
 
 def test_files_inputs_and_outputs_are_named_as_optimum_names_them(exported):

@@ -172,6 +172,7 @@ class Evaluation(Section):
     batch_size: Count = 16  # clips
     normalizer: Literal["auto", "english", "basic", "none"] = "auto"  # auto: by language
     max_new_tokens: Count | None = None  # per window; null: 224, openai/whisper's own
+    window: Literal["full", "speech"] = "full"  # what the encoder reads of a window
 
     @model_validator(mode="after")
     def no_dataset_twice(self) -> "Evaluation":
@@ -284,6 +285,15 @@ class Config(Section):
     @model_validator(mode="after")
     def formats_have_the_bits(self) -> "Config":
         self.formats  # noqa: B018  # refused now, not at the export
+        return self
+
+    @model_validator(mode="after")
+    def one_shape_to_compile(self) -> "Config":
+        if self.optimization.compile.enabled and self.evaluation.window == "speech":
+            raise ValueError(
+                'evaluation.window "speech" has windows of many lengths, and '
+                "optimization.compile.enabled compiles the encoder for one; leave out one of them"
+            )
         return self
 
     def resolved(self) -> dict[str, Any]:

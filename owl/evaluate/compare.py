@@ -6,7 +6,7 @@ character error rate; its interval, the difference of two models and the counts 
 same unit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from itertools import compress
 
@@ -137,6 +137,42 @@ def wer_rows(results: list[dict]) -> pd.DataFrame:
             rate, (low, high) = headline(result, model)
             rows.append((result["name"], model, result["unit"], rate, low, high))
     return pd.DataFrame(rows, columns=["dataset", "model", "unit", "wer", "low", "high"])
+
+
+def window_rows(
+    said: Mapping[tuple[str, str], Transcription], normalizer: str, metrics: Sequence[str]
+) -> pd.DataFrame:
+    """What short windows cost and save: one row per (model, window) of `said`, format "pruned,
+    speech", dense, rtfx, times (as fast as the same model in full windows), wer (the headline,
+    whatever its unit), low, high, unit.
+    """
+    rows = []
+    for (model, window), transcription in said.items():
+        errors, units, unit = counted(transcription, normalizer, metrics)
+        low, high = wer_interval(errors, units, _speakers(transcription))
+        times = transcription.rtfx / said[model, "full"].rtfx
+        rate = of_one(transcription, normalizer, unit)[RATES[unit]]
+        name, dense = f"{model}, {window}", model == "dense"
+        rows.append((name, dense, transcription.rtfx, times, rate, low, high, unit))
+    columns = ["format", "dense", "rtfx", "times", "wer", "low", "high", "unit"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def window_table(rows: pd.DataFrame):
+    """`window_rows` with their dataset, styled for the report."""
+    shown = pd.DataFrame(
+        {
+            "dataset": rows.dataset,
+            "model, window": rows.format,
+            RATES[rows.unit[0]].upper(): rows.wer,
+            "95 % interval": [interval(bounds) for bounds in zip(rows.low, rows.high)],
+            "RTFx": rows.rtfx,
+            "× full windows": rows.times,
+        }
+    )
+    formats = {"RTFx": "{:.1f}", "× full windows": "{:.2f}"}
+    formats[RATES[rows.unit[0]].upper()] = "{:.2%}"
+    return shown.style.hide().format(formats, escape="html")
 
 
 def comparison_table(results: list[dict], metrics: Sequence[str]):

@@ -15,6 +15,7 @@ from owl.evaluate.transcribe import Transcript, Transcription, transcribe
 from owl.kernels.texts import is_latin
 from owl.model.decoding import States, torch_decoder
 from owl.model.whisper import Whisper, text_language
+from owl.model.windows import Window
 from owl.run import cache, provenance
 from owl.run.experiment import slug
 from owl.run.files import whole_file
@@ -48,11 +49,18 @@ def hear(
     dataset: Dataset,
     states: States | None = None,
     description: str = "transcribe",
+    window: Window | None = None,
 ) -> Transcription:
-    """Transcribe a dataset as the config says; `states` keeps the encoder's outputs."""
+    """Transcribe a dataset as the config says, or in another `window`; `states` keeps the encoder's
+    outputs of full windows.
+    """
     settings = config.evaluation
     decode = torch_decoder(
-        asr, language=dataset.language, max_new_tokens=settings.max_new_tokens, states=states
+        asr,
+        language=dataset.language,
+        max_new_tokens=settings.max_new_tokens,
+        states=states,
+        window=window or settings.window,
     )
     # a first call compiles and allocates; it is not part of the speed
     decode([dataset.clips[0].audio])
@@ -66,15 +74,21 @@ def hear(
 
 
 def transcripts(
-    run: Run, name: str, asr: Whisper, dataset: Dataset, states: States | None = None
+    run: Run,
+    name: str,
+    asr: Whisper,
+    dataset: Dataset,
+    states: States | None = None,
+    window: Window | None = None,
 ) -> Transcription:
     """Transcribe a dataset and keep it in `runs/<run>/transcripts/`; read what is there if nothing
     differs that decides text or speed.
 
-    `states` keeps the encoder's outputs where it does transcribe.
+    `states` keeps the encoder's outputs where it does transcribe; `window` as in `hear`.
     """
     settings = run.config.evaluation
     facts = [
+        window or settings.window,
         dataset.language,
         settings.batch_size,
         settings.max_new_tokens,
@@ -92,7 +106,7 @@ def transcripts(
     )
     path = run.folder / "transcripts" / f"{slug(dataset.name)}-{name}-{key}.jsonl"
     if not path.exists():
-        said = hear(run.config, asr, dataset, states, f"{dataset.name}, {name}")
+        said = hear(run.config, asr, dataset, states, f"{dataset.name}, {name}", window)
         save(path, said, provenance.collect(run.config))
     return read(path)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from owl.config.formats import FORMATS
 
 REFERENCE = "fp16"  # the dense model in PyTorch, its bytes those of its weights alone
+SHORT = ", speech only"  # behind the name of what was measured in short windows
 WORSE = 0.01  # WER, or CER, that shipping may cost, absolute: one point
 # times as fast as dense up to which a format is not called faster, or more where `apart` finds more
 FASTER = 1.1
@@ -59,6 +60,7 @@ class Row:
     cer_interval: list[float] | None = None
     unit: str = "words"  # or "characters": what the advice goes by
     kl: float | None = None  # to the dense model, nats per token
+    window: str = "full"  # or "speech"
     # of an exported folder alone
     path: str | None = None
     same_text: float | None = None
@@ -68,7 +70,17 @@ class Row:
     @property
     def format(self) -> str:
         """The name that a reader sees."""
+        return self.file_name + (SHORT if self.window == "speech" else "")
+
+    @property
+    def file_name(self) -> str:
+        """The name that files hold beside the window."""
         return f"dense {self.name}" if self.dense else self.name
+
+    @property
+    def reference(self) -> bool:
+        """Is it the row that all others are compared with?"""
+        return self.dense and self.name == REFERENCE and self.window == "full"
 
     @property
     def measure(self) -> str:
@@ -103,13 +115,13 @@ class Row:
         exported = ("path", "same_text", "same_weights", "loads_in")
         left_out = ("name", "dense", *(exported if self.dense else ()))
         kept = {key: value for key, value in asdict(self).items() if key not in left_out}
-        return {"format": self.format, **kept}
+        return {"format": self.file_name, **kept}
 
     @classmethod
     def read(cls, row: Mapping, *, dense: bool) -> "Row":
         """The row that `public` made, from one of the files' two lists."""
         known = {one.name: row.get(one.name) for one in fields(cls)}
-        known["unit"] = known["unit"] or "words"
+        known["unit"], known["window"] = known["unit"] or "words", known["window"] or "full"
         return cls(**known | {"name": row["format"].removeprefix("dense "), "dense": dense})
 
 
@@ -119,17 +131,18 @@ def frame(rows: Sequence[Row]) -> pd.DataFrame:
     """
     return pd.DataFrame(
         row.public()
-        | {"dense": row.dense, "wer": row.rate}
+        | {"format": row.format, "dense": row.dense, "wer": row.rate}
         | dict(zip(("low", "high"), row.interval))
         for row in rows
     )
 
 
 def speedup(row: Row, rows: Sequence[Row]) -> float | None:
-    """How many times as fast as the dense model in the same runtime (its float form) a row is; None
-    where that was not measured.
+    """How many times as fast as the dense model in full windows and the same runtime (its float
+    form) a row is; None where that was not measured.
     """
-    same = [one for one in rows if one.dense and one.runtime == row.runtime and not one.rounded]
+    dense = [one for one in rows if one.dense and one.window == "full" and not one.rounded]
+    same = [one for one in dense if one.runtime == row.runtime]
     return row.rtfx / same[0].rtfx if same and same[0].rtfx else None
 
 
@@ -141,7 +154,7 @@ def apart(rows: Sequence[Row]) -> float:
     alike = defaultdict(list)
     for row in rows:
         if row.runtime == "pytorch" and row.name in {REFERENCE, *FORMATS} and row.rtfx:
-            alike[row.dense, row.rate].append(row.rtfx)
+            alike[row.dense, row.window, row.rate].append(row.rtfx)
     return max([FASTER, *(max(speeds) / min(speeds) for speeds in alike.values())])
 
 
@@ -149,7 +162,7 @@ def table(rows: Sequence[Row]):
     """A styled table for the report, one row per measured format."""
     shown = []
     for row in rows:
-        interval, values = row.interval, row.public() | {"wer": row.rate}
+        interval, values = row.interval, row.public() | {"format": row.format, "wer": row.rate}
         text = f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}" if interval else ""
         scaled = {
             key: values[key] * factor for key, factor in SHOWN_AS.items() if values[key] is not None
@@ -179,7 +192,7 @@ def _verdict(rows: Sequence[Row]) -> list[str]:
     """The smallest and the fastest exported format whose error rate is at most WORSE above dense
     fp16, or that there is none.
     """
-    (dense,) = [row for row in rows if row.dense and row.name == REFERENCE]
+    (dense,) = [row for row in rows if row.reference]
     exported, limit = [row for row in rows if not row.dense], f"+{100 * WORSE:g} % {dense.measure}"
     if not exported:
         return ["Nothing was exported."]
@@ -240,7 +253,7 @@ def _unpruned(rows: Sequence[Row], limit: float, small: Row, fast: Row) -> list[
     """Where the unpruned model in another format does as well or better: then the pruning is not
     what helped.
     """
-    others = [row for row in rows if row.dense and row.name != REFERENCE and row.rate <= limit]
+    others = [row for row in rows if row.dense and not row.reference and row.rate <= limit]
     smaller = [row for row in others if row.bytes <= small.bytes]
     faster = [row for row in others if row.rtfx * apart(rows) >= fast.rtfx]
     said = []

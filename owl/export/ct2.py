@@ -32,6 +32,7 @@ from owl.model.decoding import (
 )
 from owl.model.loading import empty_whisper
 from owl.model.whisper import Whisper, prompt_tokens
+from owl.model.windows import Window
 
 CONFIG = "whisper_config.json"
 FILES = ("model.bin", "config.json", "vocabulary.json", "generation_config.json", CONFIG)
@@ -143,19 +144,19 @@ class Ct2Whisper:
                 "FORMATS=ct2"
             ) from error
 
-    def encode(self, features: Tensor) -> np.ndarray:
-        """Log-mel features (clips, mel bins, 2·frames) → the encoder's output (clips, frames,
-        d).
+    def encode(self, features: Tensor) -> Tensor:
+        """Log-mel features (clips, mel bins, 2·frames) → the encoder's output (clips, frames, d),
+        for windows of any length.
         """
         parts = [
             ctranslate2.StorageView.from_array(part.contiguous().numpy())
             for part in features.float().split(AT_ONCE_ON_CPU)
         ]
-        return np.concatenate([np.array(self._model.encode(part)) for part in parts])
+        return torch.cat([torch.from_numpy(np.array(self._model.encode(part))) for part in parts])
 
     def greedy(
         self,
-        features: Tensor,
+        encoder_output: Tensor,
         *,
         prompt: list[int],
         end: int,
@@ -166,7 +167,7 @@ class Ct2Whisper:
         holds what is never said first. CTranslate2 asks nobody between two tokens: what loops is
         said up to the cap, and cut afterwards.
         """
-        states = ctranslate2.StorageView.from_array(self.encode(features))
+        states = ctranslate2.StorageView.from_array(encoder_output.contiguous().numpy())
         # ctranslate2 stops after min(length / 2, length − prompt + 1) new tokens
         length = max(2 * max_new_tokens, max_new_tokens + len(prompt) - 1)
         greedily = {
@@ -175,7 +176,7 @@ class Ct2Whisper:
             "suppress_tokens": suppress,
             "max_length": length,
         }
-        said = self._model.generate(states, [prompt] * len(features), **greedily)
+        said = self._model.generate(states, [prompt] * len(encoder_output), **greedily)
         rows = [one.sequences_ids[0] for one in said]
         ended = [row + [end] * (max_new_tokens - len(row)) for row in rows]
         return text_tokens(torch.tensor(ended), end)
@@ -188,6 +189,7 @@ def ct2_decoder(
     language: str | None = None,
     max_new_tokens: int | None = None,
     threads: int | None = None,
+    window: Window = "full",
 ) -> Decoder:
     """How ctranslate2 turns a batch of waveforms into text tokens; settings as in
     `owl.model.decoding.torch_decoder`. A folder is loaded first.
@@ -200,4 +202,4 @@ def ct2_decoder(
         "suppress": suppressed(settings),
         "max_new_tokens": token_cap(settings, max_new_tokens, language),
     }
-    return runtime_decoder(whisper.greedy, processor, fixed)
+    return runtime_decoder(whisper, processor, fixed, window)

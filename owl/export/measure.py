@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from owl.evaluate.transcribe import Transcription, transcribe
 from owl.model import accelerate
 from owl.model.decoding import Decoder, torch_decoder
 from owl.model.loading import outline
+from owl.model.windows import Window
 from owl.run.experiment import load_model
 from owl.run.record import peak_rss_bytes
 
@@ -40,6 +42,7 @@ class Measurement(NamedTuple):
     """
 
     runtime: str
+    window: Window
     device: str  # "cpu" for runtimes other than PyTorch
     said: list[Transcription]
     load_seconds: float | None
@@ -57,16 +60,17 @@ def measure(
     datasets: Sequence[Dataset],
     stored: torch.dtype,
     heard: Mapping[str, Sequence[Transcription]],
+    window: Window,
 ) -> Measurement:
     """Load `folder` (None: the config's own, dense model), await a first token, transcribe every
     dataset.
 
     `stored` is the precision on disk, in which weights are compared. `heard`: what is known
     already, by the `weights_digest` in float32 of the PyTorch model that said it; the same model is
-    not asked again where one pass is enough.
+    not asked again in the config's windows where one pass is enough.
     """
     setup()
-    load, idle = loader(wanted.runtime, config), peak_rss_bytes()
+    load, idle = loader(wanted.runtime, config, window), peak_rss_bytes()
     started = time.perf_counter()
     processor, decoder, model = load(Path(folder) if folder else None)
     load_seconds = time.perf_counter() - started
@@ -78,7 +82,8 @@ def measure(
     exact = weights_digest(model, torch.float32) if model is not None else None
     seconds = sum(clip.seconds for dataset in datasets for clip in dataset.clips)
     passes = PASSES if seconds < SHORT else 1
-    said = list(heard.get(exact, [])) if passes == 1 else []
+    known = heard if passes == 1 and window == config.evaluation.window else {}
+    said = list(known.get(exact, []))
     if said:  # one batch, for the memory
         size = config.evaluation.batch_size
         decoders[0]([clip.audio for clip in datasets[0].clips[:size]])
@@ -96,6 +101,7 @@ def measure(
         parameters = sum(one.numel() for one in model.parameters())
     return Measurement(
         wanted.runtime,
+        window,
         device,
         said,
         load_seconds,
@@ -107,7 +113,7 @@ def measure(
     )
 
 
-def loader(runtime: str, config: Config) -> Callable:
+def loader(runtime: str, config: Config, window: Window) -> Callable:
     """A function from a folder to (processor, maker of decoders, PyTorch model or None); what it
     needs is imported already.
     """
@@ -115,11 +121,13 @@ def loader(runtime: str, config: Config) -> Callable:
     if runtime == "onnxruntime":
         from owl.export.onnx import OnnxWhisper, onnx_decoder
 
-        return lambda folder: _opened(OnnxWhisper(folder, threads), onnx_decoder, folder)
+        make = partial(onnx_decoder, window=window)
+        return lambda folder: _opened(OnnxWhisper(folder, threads), make, folder)
     if runtime == "ctranslate2":
         from owl.export.ct2 import Ct2Whisper, ct2_decoder
 
-        return lambda folder: _opened(Ct2Whisper(folder, threads), ct2_decoder, folder)
+        make = partial(ct2_decoder, window=window)
+        return lambda folder: _opened(Ct2Whisper(folder, threads), make, folder)
     if runtime == "whisper.cpp":
         from owl.export.whispercpp import CppWhisper, cpp_decoder
 
@@ -133,11 +141,19 @@ def loader(runtime: str, config: Config) -> Callable:
         # as 03_evaluation transcribes
         asr = load_model(config, folder, accelerated=True)
         make = lambda processor, language, cap: torch_decoder(
-            asr, language=language, max_new_tokens=cap
+            asr, language=language, max_new_tokens=cap, window=window
         )
         return asr.processor, make, asr.model
 
     return load
+
+
+def windows(runtime: str, config: Config) -> list[Window]:
+    """Full ones, then the config's if they are short and the runtime's decoder can be handed an
+    encoder's output.
+    """
+    short = config.evaluation.window == "speech" and runtime != "whisper.cpp"
+    return ["full", "speech"] if short else ["full"]
 
 
 def weights_digest(model, dtype: torch.dtype) -> str:

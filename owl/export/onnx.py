@@ -28,6 +28,7 @@ from owl.model.decoding import (
 )
 from owl.model.loading import empty_whisper
 from owl.model.whisper import Whisper, prompt_tokens
+from owl.model.windows import Window
 
 SETTINGS = ("config.json", "generation_config.json")
 
@@ -81,18 +82,14 @@ class OnnxWhisper:
             _session(folder / name, options) for name in (ENCODER, DECODER, WITH_PAST)
         )
 
-    def encode(self, features: np.ndarray | Tensor) -> np.ndarray:
-        """Log-mel features (clips, mel bins, 2·frames) → the encoder's output (clips, frames,
-        d).
+    def encode(self, features: Tensor) -> Tensor:
+        """Log-mel features (clips, mel bins, 2·frames) → the encoder's output (clips, frames, d),
+        for windows of any length.
         """
         # attention over whole windows: memory grows with the batch
-        parts = torch.as_tensor(features).float().cpu().split(AT_ONCE_ON_CPU)
-        return np.concatenate(
-            [
-                self._encoder.run(["last_hidden_state"], {"input_features": part.numpy()})[0]
-                for part in parts
-            ]
-        )
+        run = lambda part: self._encoder.run(None, {"input_features": part.numpy()})[0]
+        parts = features.float().cpu().split(AT_ONCE_ON_CPU)
+        return torch.cat([torch.from_numpy(run(part)) for part in parts])
 
     def predictions(self, features: np.ndarray | Tensor, tokens: Tensor) -> Tensor:
         """Log probabilities of what follows each of `tokens` (clips, tokens), (clips, tokens,
@@ -104,7 +101,7 @@ class OnnxWhisper:
 
     def greedy(
         self,
-        features: np.ndarray | Tensor,
+        encoder_output: Tensor,
         *,
         prompt: list[int],
         end: int,
@@ -115,7 +112,7 @@ class OnnxWhisper:
         """The likeliest token at each step, as `owl.model.decoding.greedy`; never one of
         `suppress`, nor first of `begin_suppress`. Ends where all clips have ended or loop.
         """
-        states = self.encode(features)
+        states = encoder_output.numpy()
         tokens, ended, session = (
             np.tile(np.int64(prompt), (len(states), 1)),
             np.zeros(len(states), bool),
@@ -144,6 +141,7 @@ def onnx_decoder(
     language: str | None = None,
     max_new_tokens: int | None = None,
     threads: int | None = None,
+    window: Window = "full",
 ) -> Decoder:
     """How onnxruntime turns a batch of waveforms into text tokens; settings as in
     `owl.model.decoding.torch_decoder`. A folder is loaded first.
@@ -157,7 +155,7 @@ def onnx_decoder(
         "begin_suppress": list(settings.generation_config.begin_suppress_tokens or []),
         "max_new_tokens": token_cap(settings, max_new_tokens, language),
     }
-    return runtime_decoder(whisper.greedy, processor, fixed)
+    return runtime_decoder(whisper, processor, fixed, window)
 
 
 def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from transformers import WhisperForConditionalGeneration
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from owl.model.whisper import encode_audio
+
 ENCODER, DECODER, WITH_PAST = (
     "encoder_model.onnx",
     "decoder_model.onnx",
@@ -63,11 +65,11 @@ def write_graphs(model: WhisperForConditionalGeneration, folder: Path) -> None:
 class _Encoder(nn.Module):
     def __init__(self, model):
         super().__init__()
-        self.encoder = model.model.encoder
+        self.model = model
 
     def forward(self, features: Tensor) -> Tensor:
         """(clips, mel bins, 2·frames) → (clips, frames, d)."""
-        return self.encoder(features).last_hidden_state
+        return encode_audio(self.model, features)
 
 
 class _Decoder(nn.Module):
@@ -128,8 +130,10 @@ def _axes(name: str) -> dict[int, str]:
             + " + decoder_sequence_length" * (name.startswith("present") and ".decoder." in name),
         }
     text, frames = "decoder_sequence_length", "encoder_sequence_length"
-    second = {"input_ids": text, "logits": text, "encoder_hidden_states": frames}
-    return {0: "batch_size"} | ({1: second[name]} if name in second else {})
+    free = dict.fromkeys(["input_ids", "logits"], {1: text})
+    free |= dict.fromkeys(["encoder_hidden_states", "last_hidden_state"], {1: frames})
+    free |= {"input_features": {2: "mel_frames"}}
+    return {0: "batch_size"} | free[name]
 
 
 def _write(

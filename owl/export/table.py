@@ -29,7 +29,7 @@ from owl.evaluate.transcribe import Transcription
 from owl.export.advice import REFERENCE, Row
 from owl.export.closeness import Teacher, predictor
 from owl.export.formats import dense_bytes, loads_in, save, stored_dtype
-from owl.export.measure import Measurement, in_fresh_process, measure, weights_digest
+from owl.export.measure import Measurement, in_fresh_process, measure, weights_digest, windows
 from owl.kernels.intervals import wer_interval
 from owl.kernels.scoring import clip_errors
 from owl.kernels.texts import METRICS, unit_of
@@ -53,7 +53,9 @@ def measure_row(
     stored = stored_dtype(run) if wanted.published else torch.float16
     memory = [transcripts(run, "pruned", pruned, dataset) for dataset in datasets]
     heard = {weights_digest(pruned.model, torch.float32): memory}
-    found = in_fresh_process(measure, wanted, str(folder), run.config, datasets, stored, heard)
+    window = windows(wanted.runtime, run.config)[-1]
+    given = wanted, str(folder), run.config, datasets, stored, heard, window
+    found = in_fresh_process(measure, *given)
     texts = [
         (a.hypothesis, b.hypothesis)
         for one, other in zip(found.said, memory)
@@ -90,25 +92,25 @@ def dense_rows(
 ) -> tuple[list[Row], list[dict]]:
     """(The dense model's rows: fp16 in PyTorch, then `dense_twins` of `wanted`, then the peers if
     `output.peers` says so, then `output.compare_with`; {"format", "reason"} of peers that cannot
-    hold the model.)
+    hold the model.) Where windows are short, each row in full ones too, before.
     """
-    output, refused = run.config.output, []
-    if all(FORMATS[name].published for name in wanted) and not (
-        output.compare_with or output.peers
-    ):
+    output, rows, refused = run.config.output, [], []
+    others, window = output.compare_with or output.peers, run.config.evaluation.window
+    if all(FORMATS[name].published for name in wanted) and not others and window == "full":
         return [_remembered_row(run, original, datasets)], refused
 
     said = [transcripts(run, "dense", original, dataset) for dataset in datasets]
     heard = {weights_digest(original.model, torch.float32): said}
 
-    def row(name: str, kind: str, folder: Path | None, config=run.config) -> Row:
-        given = FORMATS[kind], folder and str(folder), config, datasets, torch.float16, heard
-        found = in_fresh_process(measure, *given)
-        size = folder_bytes(folder) if folder else 2 * found.parameters
-        measured = _row(name, found, size, run, original.model, datasets)
-        return replace(measured, kl=_kl(teacher, FORMATS[kind], folder, config))
+    def add(name: str, kind: str, folder: Path | None, config: Config = run.config) -> None:
+        kl = _kl(teacher, FORMATS[kind], folder, config)
+        for window in windows(FORMATS[kind].runtime, config):
+            given = FORMATS[kind], folder and str(folder), config, datasets, torch.float16, heard
+            found = in_fresh_process(measure, *given, window)
+            size = folder_bytes(folder) if folder else 2 * found.parameters
+            rows.append(replace(_row(name, found, size, run, original.model, datasets), kl=kl))
 
-    rows = [row(REFERENCE, "hf", None)]
+    add(REFERENCE, "hf", None)
     for name in dict.fromkeys([*dense_twins(wanted), *(PEERS if output.peers else ())]):
         with tempfile.TemporaryDirectory(dir=run.folder) as aside:
             folder = Path(aside) / name
@@ -118,11 +120,11 @@ def dense_rows(
             except UnsupportedFormat as error:
                 refused.append({"format": f"dense {name}", "reason": str(error)})
                 continue
-            rows.append(row(name, name, folder))
+            add(name, name, folder)
     for other in output.compare_with:
         model = run.config.model.model_copy(update={"name": other})
         config = run.config.model_copy(update={"model": model})
-        rows.append(row(f"model {Path(other).name}", "hf", None, config))
+        add(f"model {Path(other).name}", "hf", None, config)
     return rows, refused
 
 
@@ -155,6 +157,7 @@ def _row(
         name,
         dense,
         runtime=found.runtime,
+        window=found.window,
         device=found.device,
         bytes=size,
         ratio=size / dense_bytes(original),
@@ -173,7 +176,7 @@ def _remembered_row(run: Run, original: Whisper, datasets: Sequence[Dataset]) ->
     """
     said = [transcripts(run, "dense", original, dataset) for dataset in datasets]
     found = Measurement(
-        "pytorch", original.model.device.type, said, None, None, None, None, None, None
+        "pytorch", "full", original.model.device.type, said, None, None, None, None, None, None
     )
     row = _row(REFERENCE, found, dense_bytes(original.model), run, original.model, datasets)
     return replace(row, rtfx=None)

@@ -7,6 +7,7 @@ loops (`owl.kernels.loops`) ends there in every runtime.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +17,15 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
 from owl.kernels.loops import loop_ends
-from owl.model.whisper import Whisper, language_of, prompt_tokens, task_of, window_samples
+from owl.model.whisper import (
+    Whisper,
+    encode_audio,
+    language_of,
+    prompt_tokens,
+    task_of,
+    window_samples,
+)
+from owl.model.windows import Window, listener
 
 MOST_BYTES = (
     512e6  # that one model's outputs may take; what comes later is not kept and is encoded again
@@ -113,8 +122,12 @@ def token_cap(model, wanted: int | None, language: str | None = None) -> int:
 
 @torch.inference_mode()
 def encode(model, features: Tensor) -> Tensor:
-    """(clips, mel bins, 2·frames) → the encoder's output (clips, frames, d)."""
+    """(clips, mel bins, 2·frames) → the encoder's output (clips, frames, d), for windows of any
+    length.
+    """
     parts = features.split(at_once(features.device, len(features)))
+    if features.shape[2] < 2 * model.config.max_source_positions:
+        return torch.cat([encode_audio(model, part) for part in parts])
     return torch.cat([model.model.encoder(part).last_hidden_state for part in parts])
 
 
@@ -165,25 +178,28 @@ def torch_decoder(
     language: str | None = None,
     max_new_tokens: int | None = None,
     states: States | None = None,
+    window: Window = "full",
 ) -> Decoder:
     """How PyTorch turns a batch of waveforms into text tokens: features, encoder, greedy decoding.
-    `states` keeps the encoder's outputs.
+    `states` keeps the encoder's outputs of full windows.
     """
+    listen = listener(partial(input_features, asr), partial(encode, asr.model), window)
 
     def decode(audio: Sequence[np.ndarray]) -> list[Decoded]:
-        encoded = encode(asr.model, input_features(asr, audio))
-        if states is not None:
+        encoded = listen(audio)
+        if states is not None and window == "full":
             states.keep(audio, encoded)
         return greedy(asr.model, encoded, language=language, max_new_tokens=max_new_tokens)
 
     return decode
 
 
-def runtime_decoder(greedy: Callable, processor, fixed: dict) -> Decoder:
-    """How another runtime's `greedy` (log-mel features and the `fixed` settings in) turns a batch
-    of waveforms into text tokens.
+def runtime_decoder(whisper, processor, fixed: dict, window: Window) -> Decoder:
+    """How another runtime's `whisper` turns a batch of waveforms into text tokens: its `encode`
+    takes log-mel features, its `greedy` what comes of them and the `fixed` settings.
     """
-    return lambda audio: greedy(log_mel(processor, audio), **fixed)
+    listen = listener(partial(log_mel, processor), whisper.encode, window)
+    return lambda audio: whisper.greedy(listen(audio), **fixed)
 
 
 def suppressed(model) -> list[int]:

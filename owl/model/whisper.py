@@ -344,6 +344,16 @@ def embed_audio(model: WhisperForConditionalGeneration, features: Tensor) -> Ten
     return states + encoder.embed_positions.weight[: states.shape[1]]
 
 
+def encode_audio(model: WhisperForConditionalGeneration, features: Tensor) -> Tensor:
+    """The encoder's output; unlike the model's own forward for any even number of mel frames up to
+    the window's: (clips, mel bins, 2·frames) → (clips, frames, d).
+    """
+    states = embed_audio(model, features)
+    for layer in model.model.encoder.layers:
+        states = layer(states, None)
+    return finish_encoder(model, states)
+
+
 def embed_text(model: WhisperForConditionalGeneration, tokens: Tensor) -> Tensor:
     """What the first decoder block sees: (clips, tokens) → (clips, tokens, d)."""
     decoder = model.model.decoder
