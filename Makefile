@@ -17,10 +17,12 @@ ignored = echo "note: $(name) from the environment is not used;" \
   "write make report $(name)=… if it is meant" >&2;
 OVERRIDES := SPARSITY METHOD ALLOCATION PATTERN MODEL SAMPLES DEVICE FORMATS RECOVERY MINUTES
 SPOKEN := $(if $(shell command -v espeak-ng),$(if $(shell command -v flite),00_demo_model))
-NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb))))
+STREAMED := $(or $(call said,LIVE),$(wildcard reports/$(call said,BUILD)/06_streaming.ipynb))
+NOTEBOOKS := $(notdir $(basename $(sort $(wildcard notebooks/0[1-4]_*.ipynb)))) \
+  $(if $(STREAMED),06_streaming)
 KERNEL := --ExecutePreprocessor.kernel_manager_class=owl.run.kernel.Kernel
 SWEPT := owl/sweep/job.ipynb notebooks/05_comparison.ipynb
-EXECUTED = $(patsubst %,notebooks/%.ipynb,$(SPOKEN) $(NOTEBOOKS)) $(SWEPT)
+EXECUTED = $(patsubst %,notebooks/%.ipynb,$(SPOKEN) $(NOTEBOOKS) 06_streaming) $(SWEPT)
 QUICK := configs/sweeps/quick.json
 SWEEP_FILE = $(or $(call said,SWEEP),configs/sweeps/default.json)
 BENCHED = $(or $(call said,BENCH_CONFIG),$(call said,CONFIG),$(DEMO))
@@ -28,7 +30,7 @@ NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval.cfg \
   --override-ini addopts= -q
 TEMPLATES := $(shell find owl/report/templates -type f)
 
-.PHONY: help setup report pages check style test lab demo-model sweep bench golden clean
+.PHONY: help setup report streaming pages check style test lab demo-model sweep bench golden clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | \
@@ -57,7 +59,11 @@ report: setup ## Analyse, prune, evaluate, export: writes reports/<run>/index.ht
 	@run=$$($(PY) -m owl.run.resolve --config "$(or $(call said,CONFIG),$(DEMO))" \
 	  $(if $(call said,RUN),--run "$(RUN)") \
 	  $(foreach name,$(OVERRIDES),$(name)="$(call said,$(name))")) && \
-	$(MAKE) --no-print-directory pages BUILD="$$run" && echo "report: reports/$$run/index.html"
+	$(MAKE) --no-print-directory pages BUILD="$$run" LIVE=$(LIVE) && \
+	echo "report: reports/$$run/index.html"
+
+streaming: LIVE := yes
+streaming: report ## The report, and what both models do live, clips played as streams
 
 check: style ## Style and the fast tests, in under a minute: the inner loop
 	$(PY) -m pytest tests -m "not slow"

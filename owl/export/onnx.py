@@ -91,11 +91,11 @@ class OnnxWhisper:
         parts = features.float().cpu().split(AT_ONCE_ON_CPU)
         return torch.cat([torch.from_numpy(run(part)) for part in parts])
 
-    def predictions(self, features: np.ndarray | Tensor, tokens: Tensor) -> Tensor:
+    def predictions(self, features: Tensor, tokens: Tensor) -> Tensor:
         """Log probabilities of what follows each of `tokens` (clips, tokens), (clips, tokens,
         vocabulary).
         """
-        feeds = {"input_ids": tokens.numpy(), "encoder_hidden_states": self.encode(features)}
+        feeds = {"input_ids": tokens.numpy(), "encoder_hidden_states": self.encode(features).numpy()}
         (logits,) = self._first.run(["logits"], feeds)
         return torch.from_numpy(logits).log_softmax(-1)
 

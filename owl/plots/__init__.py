@@ -2,8 +2,9 @@
 in, percent only on the axes.
 
 Figures over blocks are in `owl.plots.blocks`, of one model beside the dense one in
-`owl.plots.results`, of a sweep in `owl.plots.grid`, what all need in `owl.plots.axes`. No function
-reads a model or a file (but `use_style` the style beside it), sets a title, or saves.
+`owl.plots.results`, of a stream in `owl.plots.live`, of a sweep in `owl.plots.grid`, what all need
+in `owl.plots.axes`. No function reads a model or a file (but `use_style` the style beside it), sets
+a title, or saves.
 """
 
 from owl.plots.axes import DECODER, ENCODER, PRUNED, REFERENCE, use_style
@@ -17,6 +18,7 @@ from owl.plots.blocks import (
     unit_divergence,
 )
 from owl.plots.grid import allocation_map, damage, equal_bytes, grid_legend, grid_lines
+from owl.plots.live import word_latency
 from owl.plots.results import (
     clip_scatter,
     recovery_curve,
@@ -52,4 +54,5 @@ __all__ = [
     "use_style",
     "weight_distribution",
     "wer_comparison",
+    "word_latency",
 ]

@@ -133,7 +133,7 @@ def _path(module: str) -> Path | None:
 
 
 if __name__ == "__main__":
-    for notebook in sorted((ROOT / "notebooks").glob("0[1-4]_*.ipynb")):
+    for notebook in sorted((ROOT / "notebooks").glob("0[1-46]_*.ipynb")):
         files = (
             _file(name).relative_to(ROOT).as_posix()
             for name in sorted(closure(notebook_source(notebook)))

@@ -1,0 +1,125 @@
+"""A clip as a live stream: heard step by step through a growing buffer, words confirmed when two
+successive hypotheses agree, and when that was.
+
+The stream's clock is simulated. After every step there is one hypothesis; it begins when its audio
+is there and the one before it is done, and takes the seconds that the model takes on this machine.
+So the text repeats from run to run, and a machine that is too slow falls behind.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from owl.data.load import RATE, Clip
+from owl.kernels.agreement import settled, word_ends
+from owl.kernels.scoring import score
+from owl.model.decoding import encode, input_features
+from owl.model.following import follow
+from owl.model.whisper import Whisper, window_samples
+from owl.model.windows import Listener, Window, listener
+
+
+class Word(NamedTuple):
+    """A confirmed word: when its audio ended, by even spacing of characters over the clip, and when
+    it was confirmed, in seconds of the stream.
+    """
+
+    text: str
+    ended: float
+    confirmed: float
+
+    @property
+    def latency(self) -> float:
+        return self.confirmed - self.ended
+
+
+@dataclass
+class Streamed:
+    """What came of one clip; seconds of work beside seconds of audio."""
+
+    clip: Clip
+    confirmed: list[tuple[str, float]] = field(default_factory=list)  # text, when
+    encoder_seconds: float = 0.0
+    decoder_seconds: float = 0.0
+
+    @property
+    def hypothesis(self) -> str:
+        return " ".join("".join(text for text, _ in self.confirmed).split())
+
+    @property
+    def words(self) -> list[Word]:
+        said = [(word, when) for text, when in self.confirmed for word in text.split()]
+        ends = word_ends([word for word, _ in said], self.clip.seconds)
+        return [Word(word, end, when) for (word, when), end in zip(said, ends)]
+
+
+def stream(
+    asr: Whisper, clips: Sequence[Clip], window: Window, *, step: float, language: str | None = None
+) -> list[Streamed]:
+    """Every clip as a stream in steps of `step` seconds, with an encoder that reads full windows or
+    speech alone.
+    """
+    listen = listener(partial(input_features, asr), partial(encode, asr.model), window)
+    listen([np.zeros(RATE, np.float32)])  # a first call allocates; it is not part of the speed
+    return [
+        one_stream(asr, listen, clip, step=step, language=language)
+        for clip in tqdm(clips, desc=f"stream, {window}", unit="clip")
+    ]
+
+
+def one_stream(
+    asr: Whisper, listen: Listener, clip: Clip, *, step: float, language: str | None = None
+) -> Streamed:
+    """One clip. A buffer that is full is settled as it stands and begun anew."""
+    begins = partial(_begins_word, asr.processor.tokenizer)
+    result, size, most = Streamed(clip), round(step * RATE), window_samples(asr.processor)
+    start, now, stands, said = 0, 0.0, [], []
+
+    def confirm(count: int) -> list[int]:
+        if text := asr.processor.tokenizer.decode(said[len(stands) : count]):
+            result.confirmed.append((text, now))
+        return said[:count]
+
+    for heard in [*range(size, len(clip.audio), size), len(clip.audio)] if len(clip.audio) else []:
+        if heard - start > most:
+            confirm(len(said))
+            start, stands, said = heard - size, [], []
+        begun = time.perf_counter()
+        states = listen([clip.audio[start:heard]])
+        encoded = time.perf_counter()
+        previous = said
+        said = follow(asr.model, states, stands, said[len(stands) :], language=language).tokens
+        done = time.perf_counter()
+        result.encoder_seconds += encoded - begun
+        result.decoder_seconds += done - encoded
+        now = max(now, heard / RATE) + done - begun
+        stands = confirm(max(len(stands), settled(previous, said, begins)))
+    confirm(len(said))
+    return result
+
+
+def _begins_word(tokenizer, token: int) -> bool:
+    return tokenizer.decode([token]).startswith(" ")
+
+
+def summary(streamed: Sequence[Streamed], normalizer: str) -> dict:
+    """WER after confirmation, latency of the words in seconds (median, 90th percentile), encoder
+    and decoder seconds per second of audio; latency is NaN where no word was said.
+    """
+    audio = sum(one.clip.seconds for one in streamed)
+    latency = pd.Series([word.latency for one in streamed for word in one.words], dtype=float)
+    texts = [one.clip.text or "" for one in streamed], [one.hypothesis for one in streamed]
+    return {
+        "wer": score(*texts, normalizer).wer,
+        "words": len(latency),
+        "latency": latency.median(),
+        "latency_90": latency.quantile(0.9),
+        "encoder": sum(one.encoder_seconds for one in streamed) / audio,
+        "decoder": sum(one.decoder_seconds for one in streamed) / audio,
+    }
