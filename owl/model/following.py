@@ -33,7 +33,8 @@ def follow(
     """
     prompt, end = prompt_tokens(model, language), model.config.eos_token_id
     cap = token_cap(model, max_new_tokens, language)
-    said, draft = list(settled)[:cap], list(draft)[: cap - len(settled)]
+    said = list(settled)[:cap]
+    draft = list(draft)[: cap - len(said)]
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     never, first = suppressed(model), list(model.generation_config.begin_suppress_tokens or [])
 
@@ -63,4 +64,4 @@ def follow(
 
 
 def _loops(said: list[int]) -> bool:
-    return len(said) % LOOK_EVERY == 0 and bool(said) and loop_ends(torch.tensor([said])).any()
+    return bool(said) and len(said) % LOOK_EVERY == 0 and loop_ends(torch.tensor([said])).item() > 0
