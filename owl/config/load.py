@@ -35,6 +35,7 @@ OVERRIDES = {  # name on the make line, in lower case → the key that it sets
     "formats": "output.formats",
     "recovery": "pruning.recovery.method",
     "minutes": "pruning.recovery.minutes",
+    "window": "evaluation.window",
 }
 PARSERS = {
     "minutes": (float, "not a number; use minutes such as 5"),
@@ -82,7 +83,7 @@ def run_name(
     path: str | os.PathLike, config: Config, overrides: Mapping[str, object] | None = None
 ) -> str:
     """Default name of a run, safe as a file name and in make: `demo-wanda-owl-s0.5`, with 2:4
-    written 2-4, 20 samples n20 and 5 minutes m5.
+    written 2-4, 20 samples n20 and 5 minutes m5; a window that was asked for comes last.
     """
     given, pruning = _parse(overrides), config.pruning
     schedule, recovery = pruning.schedule, pruning.recovery.method
@@ -97,6 +98,7 @@ def run_name(
         "minutes" in given and f"m{given['minutes']:g}",
         schedule.name != "one_shot" and f"{schedule.name}{schedule.iterations}",
         "samples" in given and f"n{given['samples']}",
+        "window" in given and config.evaluation.window,
     ]
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(filter(None, parts))).lstrip("-.")
 
