@@ -57,6 +57,25 @@ def test_a_row_is_what_the_files_hold():
     ]
 
 
+def test_rows_in_short_windows_say_so_and_are_compared_with_full_ones():
+    short = row("dense fp16", 1000, 0.10, 150.0, window="speech")
+    hf = row("hf", 1010, 0.105, 140.0, window="speech")
+    rows = [DENSE, short, hf]
+    assert [one.format for one in rows] == [
+        "dense fp16",
+        "dense fp16, speech only",
+        "hf, speech only",
+    ]
+    assert [one.public()["format"] for one in rows] == ["dense fp16", "dense fp16", "hf"]
+    assert Row.read(short.public(), dense=True) == replace(short, loads_in=None)
+    assert [advice.speedup(one, rows) for one in rows] == [1.0, 3.0, 2.8]
+    # full and short windows are not the same work
+    assert advice.apart(rows) == advice.FASTER
+    said = " ".join(advice.recommendation(rows))
+    assert "2.80 times dense fp16 in PyTorch" in said
+    assert "Without pruning, dense fp16, speech only is as fast" in said
+
+
 def test_pages_are_drawn_without_torch():
     code = "import owl.export.advice, owl.report.pages, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
