@@ -95,7 +95,8 @@ class OnnxWhisper:
         """Log probabilities of what follows each of `tokens` (clips, tokens), (clips, tokens,
         vocabulary).
         """
-        feeds = {"input_ids": tokens.numpy(), "encoder_hidden_states": self.encode(features).numpy()}
+        states = self.encode(features).numpy()
+        feeds = {"input_ids": tokens.numpy(), "encoder_hidden_states": states}
         (logits,) = self._first.run(["logits"], feeds)
         return torch.from_numpy(logits).log_softmax(-1)
 
