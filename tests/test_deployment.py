@@ -469,7 +469,7 @@ def test_large_int8_graphs_leave_no_copies_behind(tmp_path, monkeypatch):
 def test_what_a_fresh_process_raises_is_raised_here(demo, tmp_path):
     settings, _, _, datasets = demo
     with pytest.raises(Exception, match="no complete ONNX Whisper") as caught:
-        given = FORMATS["onnx"], str(tmp_path), settings, datasets, torch.float16, {}
+        given = FORMATS["onnx"], str(tmp_path), settings, datasets, torch.float16, {}, "full"
         in_fresh_process(measure, *given)
     assert type(caught.value).__name__ == "ModelError"
 
