@@ -189,7 +189,7 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
         "platform": "p",
         "device": "cpu",
         "seed": 0,
-        "config": {},
+        "config": {"evaluation": {"window": "speech"}},
     }
     summary = {
         "model": "m",
@@ -234,6 +234,7 @@ def test_the_index_escapes_dataset_names_and_states_the_computed_values():
             "0.0123",
             "2.00 GB",
             "3 s for the whole report (5 s were expected)",
+            "Both models listen to short windows",
         )
     )
     assert all(words in text for words in ("dense fp16", "2,345,678", "&lt;u&gt;ship", "&lt;b&gt;"))
