@@ -679,7 +679,6 @@ FLAT = {
     "recovery_epochs": 3,
     "recovery_learning_rate": 1e-4,
     "recovery_batch_size": 2,
-    "recovery_parameters": "norms",
     "structures": ["neurons"],
     "equal_widths": True,
 }
@@ -694,7 +693,6 @@ SECTIONS = {
         "epochs": 3,
         "learning_rate": 1e-4,
         "batch_size": 2,
-        "parameters": "norms",
     },
     "structured": {"structures": ["neurons"], "equal_widths": True},
 }

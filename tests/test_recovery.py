@@ -17,11 +17,11 @@ import torch
 
 from owl.config.load import Config
 from owl.errors import DataError
-from owl.model import whisper
+from owl.model import decoding, whisper
 from owl.model.whisper import Whisper
 from owl.prune import calibration, weights
 from owl.prune.calibration_text import Labels
-from owl.recover import blockwise, distill, examples, recovery, training
+from owl.recover import blockwise, distill, examples, norms, recovery, training
 from owl.run.record import Run
 from tests import tiny
 
@@ -469,20 +469,36 @@ def test_a_round_says_what_it_cost_and_what_it_gave(tmp_path, method, steps):
     assert f"Recovery by {method}" in recovery.sentence(result)
 
 
-@pytest.mark.parametrize("method", ["blockwise", "distill"])
-def test_norms_and_biases_alone_leave_every_matrix_as_it_was_pruned(tmp_path, method):
-    run = run_of(tmp_path, method)
-    settings = run.config.pruning.recovery.model_copy(update={"parameters": "norms"})
-    pruning = run.config.pruning.model_copy(update={"recovery": settings})
-    run = Run("mine", tmp_path, run.config.model_copy(update={"pruning": pruning}))
-    row, _, model = after_recovery(run)
+def test_norms_trains_no_matrix_and_nothing_of_the_encoder(tmp_path):
+    row, _, model = after_recovery(run_of(tmp_path, "norms", epochs=20))
+    assert (row.method, row.steps, len(row.curve)) == ("norms", 20 * 4, 21)
+    assert row.held_out_kl_after == min(point.kl for point in row.curve) < row.held_out_kl_before
     expected = pruned_model()[0].state_dict()
     moved = {name for name, one in model.state_dict().items() if not one.equal(expected[name])}
-    assert moved and all(model.state_dict()[name].ndim == 1 for name in moved)
-    assert row.held_out_kl_after < row.held_out_kl_before
-    assert all(
-        one.requires_grad for block in whisper.blocks(model) for one in block.module.parameters()
-    )
+    assert moved and all("decoder.layers" in name for name in moved)
+    assert all(expected[name].ndim == 1 for name in moved)
+    assert all(one.requires_grad for one in model.model.decoder.layers.parameters())
+
+
+def test_the_loss_of_norms_is_that_of_both_models_side_by_side():
+    model, dense, every = pruned_model()
+    (batch,) = batches(model, slice(0, 4))
+    lesson = norms._Lesson(model, dense, batch, 1)
+    rows = batch.text_rows.clone()
+    said = {}
+    for name, one in (("dense", dense), ("pruned", model)):
+        features = decoding.input_features(
+            Whisper(one, PROCESSOR), [clip.audio for clip in CLIPS[:4]]
+        )
+        tokens = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor([tiny.START, *text]) for text in TEXTS[:4]], batch_first=True
+        )
+        states, logits = whisper.teacher_forced(one, features, tokens)
+        said[name] = states["decoder.1"][rows], logits[rows].log_softmax(-1)
+    (wanted, dense_logs), (states, logs) = said["dense"], said["pruned"]
+    kl = (dense_logs.exp() * (dense_logs - logs)).sum() / len(logs)
+    expected = kl + (states - wanted).square().sum() / wanted.square().sum()
+    assert lesson.loss(model).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_artefact_keeps_its_keys(tmp_path):

@@ -48,8 +48,8 @@ def contradictions(pruning) -> Iterator[str]:
         needs = f"{turns} prunes and recovers in turn and needs"
         if recovery == "none":
             yield (
-                f'{needs} a recovery: set recovery to "blockwise" or "distill" (RECOVERY=distill), '
-                'or use "one_shot"'
+                f'{needs} a recovery: set recovery to "blockwise", "norms" or "distill" '
+                '(RECOVERY=distill), or use "one_shot"'
             )
         if schedule.iterations == 1:
             yield f'{needs} rounds: set pruning_iterations to at least 2, or use "one_shot"'

@@ -25,7 +25,6 @@ KEYS = {  # familiar key of `pruning` → ours
     "recovery_epochs": "recovery.epochs",
     "recovery_learning_rate": "recovery.learning_rate",
     "recovery_batch_size": "recovery.batch_size",
-    "recovery_parameters": "recovery.parameters",
 }
 VALUES = {  # (section, key) → {familiar value: ours}
     ("pruning", "pruning_schedule"): {"one-shot": "one_shot"},

@@ -96,13 +96,12 @@ class Structured(Section):
 
 
 class Recovery(Section):
-    method: Literal["none", "blockwise", "distill"] = "none"
+    method: Literal["none", "blockwise", "distill", "norms"] = "none"
     minutes: Positive = 5.0  # of distill, after its blockwise beginning
     steps: Count | None = None  # of distill, instead of minutes: the same bits every time
-    epochs: Count = 6  # of blockwise, with which distill begins too: passes per block
-    learning_rate: Positive | None = None  # peak; null: 1e-3 for blockwise, 2e-4 for distill
+    epochs: Count = 6  # passes of blockwise, with which distill begins too, and of norms
+    learning_rate: Positive | None = None  # peak; null: 2e-4 for distill, 1e-3 for the others
     batch_size: Count = 8  # clips
-    parameters: Literal["all", "norms"] = "all"  # what trains: "norms" and biases alone is cheaper
 
 
 class Pruning(Section):

@@ -7,6 +7,7 @@ it is no block's linear, so nothing here can ever offer it for pruning.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -407,3 +408,17 @@ def teacher_forced(
             states[block.name] = text = run_block(block, text, audio)
     states["decoder"] = text = model.model.decoder.layer_norm(text)
     return states, model.proj_out(text)
+
+
+@contextmanager
+def frozen(model, but: Sequence[nn.Parameter] = ()) -> Iterator[None]:
+    """Meanwhile no parameter collects a gradient of its own, `but` these."""
+    kept = {id(one) for one in but}
+    trainable = [one for one in model.parameters() if one.requires_grad and id(one) not in kept]
+    for one in trainable:
+        one.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for one in trainable:
+            one.requires_grad_(True)

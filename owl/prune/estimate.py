@@ -53,9 +53,11 @@ def steps(
             "measured": PRUNINGS * prune,
         }.get(settings.allocation, 0),
         "pruning": settings.schedule.iterations * prune,
-        "recovery": {"blockwise": training, "distill": training + 60 * recovery.minutes}.get(
-            recovery.method, 0
-        ),
+        "recovery": {
+            "blockwise": training,
+            "distill": training + 60 * recovery.minutes,
+            "norms": (2 + recovery.epochs) * windows * window,
+        }.get(recovery.method, 0),
         "transcripts": 2 * heard,
         "formats": STARTING * len(config.formats) + heard * len(others) + peers,
         "starting": 4 * STARTING,

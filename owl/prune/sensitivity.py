@@ -10,7 +10,6 @@ losers is its sparsity. Which of its weights go is still the solver's business.
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +23,7 @@ from owl.model.whisper import (
     Whisper,
     finish_decoder,
     finish_encoder,
+    frozen,
     prompt_tokens,
     run_block,
 )
@@ -74,7 +74,7 @@ def sensitivities(
     """
     seen = {linear.name: Sensitivity() for block in every for linear in block.linears}
     draw = torch.Generator().manual_seed(seed)
-    with _frozen(asr.model):
+    with frozen(asr.model):
         for prepared in tqdm(batches, desc="sensitivity", unit="window"):
             # autograd takes no tensors of inference mode
             batch = Batch(*(tensor.clone() for tensor in vars(prepared).values()))
@@ -118,16 +118,3 @@ def _logits(model, every: Sequence[Block], batch: Batch) -> Tensor:
         if block.in_decoder:
             text = run_block(block, text, audio)
     return finish_decoder(model, text)
-
-
-@contextmanager
-def _frozen(model):
-    """No parameter collects a gradient of its own."""
-    trainable = [one for one in model.parameters() if one.requires_grad]
-    for one in trainable:
-        one.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for one in trainable:
-            one.requires_grad_(True)

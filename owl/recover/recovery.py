@@ -1,7 +1,7 @@
 """Training what pruning kept: a run's pruned model, its dense teacher and its calibration clips →
 the recovered model and what it cost.
 
-`owl.recover.blockwise` and `owl.recover.distill` train; here are which clips they see, what is
+`owl.recover.blockwise`, `distill` and `norms` train; here are which clips they see, what is
 measured before and after, and how a run asks for it. Every eighth calibration clip is held out of
 the training, as it was of the solvers (allocations and structured pruning see all clips): it
 chooses the best weights and says what recovery was worth. Evaluation clips are never seen.
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from owl.errors import DataError
-from owl.model.whisper import Block, Whisper, blocks, window_samples
+from owl.model.whisper import Block, Whisper, blocks, prompt_tokens, window_samples
 from owl.prune.calibration_text import Labels, calibration_batches
-from owl.recover import blockwise, distill, training
+from owl.recover import blockwise, distill, norms, training
 from owl.recover.blockwise import RecoveredBlock
 from owl.recover.distill import Target
 from owl.recover.examples import Example, batches_per_pass
@@ -101,15 +101,13 @@ def recover(
     Training is in float32 whatever the model's precision. Before the last round it is
     `pruning_frequency` passes long.
     """
-    settings = lessons.run.config.pruning.recovery
-    method = settings.method
+    method = lessons.run.config.pruning.recovery.method
     if method == "none":
         return Round(number, method, sparsity)
     precision = next(student.parameters()).dtype
     student.float()
-    train = _blockwise if method == "blockwise" else _distill
-    with training.only(settings.parameters, every):
-        course, repaired = train(lessons, student, every, number)
+    train = {"blockwise": _blockwise, "distill": _distill, "norms": _norms}[method]
+    course, repaired = train(lessons, student, every, number)
     student.to(precision)
     return Round(
         number,
@@ -178,11 +176,32 @@ Trained = tuple[Course, list[RecoveredBlock]]
 
 
 def _blockwise(lessons: Lessons, student, every: Sequence[Block], number: int) -> Trained:
+    rate = lessons.run.config.pruning.recovery.learning_rate or blockwise.RATE
+    return _by_block(lessons, student, every, _epochs(lessons, number), rate)
+
+
+def _norms(lessons: Lessons, student, every: Sequence[Block], number: int) -> Trained:
+    config, teacher = lessons.run.config, lessons.teacher
+    settings = config.pruning.recovery
+    batches = calibration_batches(config, teacher, lessons.learned, settings.batch_size)
+    course = norms.train(
+        student,
+        teacher.model,
+        every,
+        batches,
+        lessons.answers,
+        prompt=len(prompt_tokens(teacher.model, lessons.learned.language)),
+        epochs=_epochs(lessons, number),
+        rate=settings.learning_rate or norms.RATE,
+        seed=config.pruning.calibration.seed,
+    )
+    return course, []
+
+
+def _epochs(lessons: Lessons, number: int) -> int:
     settings = lessons.run.config.pruning
     last = number == settings.schedule.iterations
-    epochs = settings.recovery.epochs if last else settings.schedule.frequency
-    rate = settings.recovery.learning_rate or blockwise.RATE
-    return _by_block(lessons, student, every, epochs, rate)
+    return settings.recovery.epochs if last else settings.schedule.frequency
 
 
 def _by_block(

@@ -1,10 +1,9 @@
-"""What both ways of recovery share: what a training came to, frozen masks, the learning-rate curve,
+"""What the ways of recovery share: what a training came to, frozen masks, the learning-rate curve,
 and a state file that an interrupted training goes on from.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,22 +49,6 @@ class Course:
         return Course(self.steps + later.steps, self.seconds + later.seconds, [*self.curve, *moved])
 
 
-@contextmanager
-def only(which: str, every: Sequence[Block]) -> Iterator[None]:
-    """Meanwhile gradients reach "all" parameters of the blocks, or their "norms" and biases, which
-    are a hundredth of them, have no zeros to keep and cost no product of their own.
-    """
-    parameters = [one for block in every for one in block.module.parameters()]
-    frozen = [one for one in parameters if which == "norms" and one.ndim > 1]
-    for one in frozen:
-        one.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for one in frozen:
-            one.requires_grad_(True)
-
-
 def trainable(every: Sequence[Block]) -> list[nn.Parameter]:
     """What gradients reach of the blocks in which something is targeted: weights, biases and norms,
     or what `only` leaves of them; embeddings, convolutions, the final norms and blocks that pruning
@@ -76,11 +59,8 @@ def trainable(every: Sequence[Block]) -> list[nn.Parameter]:
 
 
 def masks(every: Sequence[Block]) -> list[tuple[nn.Parameter, Tensor]]:
-    """(weight, True where it is zero and stays zero) of every targeted linear that has zeros and
-    that gradients reach.
-    """
-    linears = (linear.module.weight for block in every for linear in block.linears)
-    weights = [weight for weight in linears if weight.requires_grad]
+    """(weight, True where it is zero and stays zero) of every targeted linear that has zeros."""
+    weights = [linear.module.weight for block in every for linear in block.linears]
     return [(weight, zero) for weight in weights if (zero := weight.detach() == 0).any()]
 
 
