@@ -483,16 +483,15 @@ def test_norms_trains_no_matrix_and_nothing_of_the_encoder(tmp_path):
 def test_the_loss_of_norms_is_that_of_both_models_side_by_side():
     model, dense, every = pruned_model()
     (batch,) = batches(model, slice(0, 4))
-    lesson = norms._Lesson(model, dense, batch, 1)
+    prompt, said = whisper.prompt_tokens(model, None), {}
+    lesson = norms._Lesson(model, dense, batch, len(prompt))
     rows = batch.text_rows.clone()
-    said = {}
+    rows[:, : len(prompt) - 1] = False
     for name, one in (("dense", dense), ("pruned", model)):
         features = decoding.input_features(
             Whisper(one, PROCESSOR), [clip.audio for clip in CLIPS[:4]]
         )
-        tokens = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor([tiny.START, *text]) for text in TEXTS[:4]], batch_first=True
-        )
+        tokens = torch.tensor([[*prompt, *text] for text in TEXTS[:4]])
         states, logits = whisper.teacher_forced(one, features, tokens)
         said[name] = states["decoder.1"][rows], logits[rows].log_softmax(-1)
     (wanted, dense_logs), (states, logs) = said["dense"], said["pruned"]
