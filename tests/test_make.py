@@ -129,10 +129,12 @@ def test_a_moved_module_stops_make_until_its_importers_follow_and_then_counts_wh
     (pages.folder / "owl/evaluate/probes.py").rename(pages.folder / "owl/model/probes.py")
     pages.change("owl/model/probes.py")
     assert pages() == (2, [])
-    notebook = pages.folder / "notebooks/03_evaluation.ipynb"
-    text = notebook.read_text().replace("divergence, probes,", "divergence,")
-    assert "divergence, probes," in notebook.read_text()
-    notebook.write_text(text.replace("from owl.model import", "from owl.model import probes,"))
+    for name in ("03_evaluation", "06_streaming"):
+        notebook = pages.folder / f"notebooks/{name}.ipynb"
+        text = notebook.read_text()
+        assert " probes," in text and "from owl.run import" in text
+        moved = "from owl.model import probes; from owl.run import"
+        notebook.write_text(text.replace(" probes,", "", 1).replace("from owl.run import", moved))
     assert pages() == (0, [*NOTEBOOKS[2:], "report"])
     pages.change("owl/model/probes.py")
     assert pages() == (0, [*NOTEBOOKS[2:], "report"])
