@@ -56,7 +56,7 @@ def steps(
         "recovery": {
             "blockwise": training,
             "distill": training + 60 * recovery.minutes,
-            "norms": (2 + recovery.epochs) * windows * window,
+            "norms": (2 + recovery.epochs) * clips * window,
         }.get(recovery.method, 0),
         "transcripts": 2 * heard,
         "formats": STARTING * len(config.formats) + heard * len(others) + peers,

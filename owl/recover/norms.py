@@ -14,10 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from owl.kernels.teacher_forcing import kl_terms
-from owl.model.whisper import Block, blocks, finish_decoder, finish_encoder, frozen, run_block
-from owl.prune.calibration import Batch
+from owl.model.decoding import encode
+from owl.model.whisper import Block, Whisper, blocks, embed_text, finish_decoder, frozen, run_block
 from owl.recover import training
 from owl.recover.distill import Target, divergence
+from owl.recover.examples import Example, Padded, order, pad
 from owl.recover.training import Course, Point
 
 RATE = 1e-3  # peak learning rate of Adam
@@ -25,26 +26,35 @@ RATE = 1e-3  # peak learning rate of Adam
 
 def train(
     student,
-    teacher,
+    teacher: Whisper,
     every: Sequence[Block],
-    batches: Sequence[Batch],
+    examples: Sequence[Example],
     held_out: Sequence[Target],
     *,
-    prompt: int,
+    language: str | None,
     epochs: int,
     rate: float,
+    batch_size: int,
     seed: int,
 ) -> Course:
     """Train the norms and biases of the decoder blocks of `student` (`every`) in place.
 
-    `batches` are clips as from `owl.prune.calibration.prepare`, whose first `prompt` tokens come
-    before the text. The loss is KL(teacher ‖ student) per token plus the relative error of the last
-    block's states. After each pass the KL on `held_out` is looked at, and the best values are kept,
-    the first ones included.
+    The loss is KL(teacher ‖ student) per token, the end token's included: when to stop is what
+    pruning upsets first. To it comes the relative error of the last block's states. After each pass
+    the KL on `held_out` is looked at, and the best values are kept, the first ones included.
     """
     decoder = [block for block in every if block.in_decoder]
     parameters = [one for block in decoder for one in block.module.parameters() if one.ndim == 1]
-    lessons = [_Lesson(student, teacher, batch, prompt) for batch in batches]
+    lengths = [len(one.tokens) for one in examples]
+    parts = tqdm(order(lengths, batch_size, seed, epoch=0), desc="encode", unit="batch")
+    lessons = [
+        _Lesson(
+            student,
+            teacher.model,
+            pad(teacher, [examples[index] for index in part], language=language, crop=False),
+        )
+        for part in parts
+    ]
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
     draw, total, number = torch.Generator().manual_seed(seed), epochs * len(lessons), 0
     curve, best = [Point(0, 0.0, divergence(student, held_out))], training.snapshot(parameters)
@@ -67,40 +77,33 @@ def train(
 
 
 class _Lesson:
-    """One batch: what either encoder makes of it, and the last states of the teacher's decoder."""
+    """One batch: what the student's encoder makes of it, in half precision for the memory, and the
+    last states of the teacher's decoder.
+    """
 
-    def __init__(self, student, teacher, batch: Batch, prompt: int):
-        self.text, self.prompt = batch.text.clone(), prompt  # made in inference mode
-        self.rows, self.teacher = batch.text_rows[:, prompt - 1 :].clone(), teacher
-        self.audio, heard = (_encoded(model, batch) for model in (student, teacher))
+    def __init__(self, student, teacher, batch: Padded):
+        self.teacher, self.tokens, self.rows = teacher, batch.tokens, batch.counted
+        features = batch.features.to(next(teacher.parameters()))
+        self.audio = encode(student, features.to(next(student.parameters()))).half().clone()
         with torch.no_grad():
-            self.wanted = self._states(teacher, heard)
+            self.wanted = self._states(teacher, encode(teacher, features).clone())
 
     def loss(self, student) -> Tensor:
         """KL per token plus the relative error of the states."""
-        states = self._states(student, self.audio)
+        states = self._states(student, self.audio.to(next(student.parameters())))
         with torch.no_grad():  # again each time: all rows' probabilities are gigabytes
             dense = _logs(self.teacher, self.wanted)
         off = (states - self.wanted).square().sum() / self.wanted.square().sum()
         return kl_terms(dense, _logs(student, states)).sum() / len(states) + off
 
     def _states(self, model, audio: Tensor) -> Tensor:
-        """What the last block puts out for the rows that predict text, (rows, d)."""
-        text = self.text
+        """What the last block puts out for the counted positions, (rows, d)."""
+        text = embed_text(model, self.tokens)
         for block in blocks(model):
             if block.in_decoder:
                 text = run_block(block, text, audio)
-        return text[:, self.prompt - 1 :][self.rows].float()
+        return text[self.rows].float()
 
 
 def _logs(model, states: Tensor) -> Tensor:
-    return finish_decoder(model, states.to(model.dtype)).float().log_softmax(-1)
-
-
-@torch.no_grad()
-def _encoded(model, batch: Batch) -> Tensor:
-    audio = batch.audio.clone()
-    for block in blocks(model):
-        if not block.in_decoder:
-            audio = run_block(block, audio)
-    return finish_encoder(model, audio)
+    return finish_decoder(model, states.to(next(model.parameters()))).float().log_softmax(-1)

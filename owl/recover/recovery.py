@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from owl.errors import DataError
-from owl.model.whisper import Block, Whisper, blocks, prompt_tokens, window_samples
+from owl.model.whisper import Block, Whisper, blocks, window_samples
 from owl.prune.calibration_text import Labels, calibration_batches
 from owl.recover import blockwise, distill, norms, training
 from owl.recover.blockwise import RecoveredBlock
@@ -181,19 +181,18 @@ def _blockwise(lessons: Lessons, student, every: Sequence[Block], number: int) -
 
 
 def _norms(lessons: Lessons, student, every: Sequence[Block], number: int) -> Trained:
-    config, teacher = lessons.run.config, lessons.teacher
-    settings = config.pruning.recovery
-    batches = calibration_batches(config, teacher, lessons.learned, settings.batch_size)
+    settings, teacher = lessons.run.config.pruning, lessons.teacher
     course = norms.train(
         student,
-        teacher.model,
+        teacher,
         every,
-        batches,
+        _examples(lessons.learned, teacher.processor),
         lessons.answers,
-        prompt=len(prompt_tokens(teacher.model, lessons.learned.language)),
+        language=lessons.learned.language,
         epochs=_epochs(lessons, number),
-        rate=settings.learning_rate or norms.RATE,
-        seed=config.pruning.calibration.seed,
+        rate=settings.recovery.learning_rate or norms.RATE,
+        batch_size=settings.recovery.batch_size,
+        seed=settings.calibration.seed,
     )
     return course, []
 
