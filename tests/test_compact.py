@@ -71,7 +71,7 @@ def test_a_file_of_two_by_eight_weights_is_written_as_expected(tmp_path):
         assert file.get_tensor("masks").tolist() == [0b01000001, 0b00010000]
         assert file.get_tensor("values").tolist() == [1.0, -2.0, 0.5]
         assert file.get_tensor("rest").tolist() == [3.0]
-        assert file.metadata()["version"] == "1"
+        assert file.metadata()["version"] == "2"
 
 
 def test_a_matrix_whose_mask_takes_more_than_it_saves_is_stored_dense(tmp_path):
@@ -170,6 +170,13 @@ def test_levels_that_are_not_equally_frequent_take_fewer_bytes_and_come_back(tmp
     values = parts["int8" if bits == 8 else "levels"].nbytes
     scales = parts["scales" if bits == 8 else "group_scales"].nbytes
     assert size - scales < 0.95 * values + 1500  # and a header
+
+
+@pytest.mark.parametrize("bits", [8, 5, 4])
+@pytest.mark.parametrize("rows", [0, 4])
+def test_a_matrix_of_zeros_or_without_rows_comes_back(tmp_path, rows, bits):
+    compact.write(tmp_path / "x", {"w": torch.zeros(rows, 32)}, bits={"w": bits})
+    assert torch.equal(dict(compact.read(tmp_path / "x"))["w"], torch.zeros(rows, 32).half())
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.7])
@@ -275,7 +282,7 @@ def damage(data: bytearray, kind: str) -> bytes:
             data[: 8 + length + 1] + bytes([data[8 + length + 1] ^ 1]) + data[8 + length + 2 :]
         ),
         "a changed shape": lambda: data.replace(b'\\"shape\\":[16,16]', b'\\"shape\\":[8,132]', 1),
-        "another version": lambda: data.replace(b'"version":"1"', b'"version":"9"', 1),
+        "another version": lambda: data.replace(b'"version":"2"', b'"version":"9"', 1),
         "another format": lambda: data.replace(
             b'"format":"owl-compact"', b'"format":"owl-sideway"', 1
         ),
@@ -293,7 +300,7 @@ def damage(data: bytearray, kind: str) -> bytes:
         ("longer", "something was added"),
         ("a changed value", "checksum does not fit"),
         ("a changed shape", "header does not fit|checksum does not fit|header cannot be read"),
-        ("another version", "version 9, and this code reads 'owl-compact' version 1"),
+        ("another version", "version 9, and this code reads 'owl-compact' version 2"),
         ("another format", "'owl-sideway'"),
         ("no numbers", "header cannot be read"),
     ],

@@ -79,7 +79,7 @@ def one_stream(
     """One clip. A buffer that is full is settled as it stands and begun anew."""
     begins = partial(_begins_word, asr.processor.tokenizer)
     result, size, most = Streamed(clip), round(step * RATE), window_samples(asr.processor)
-    start, now, stands, said = 0, 0.0, [], []
+    start, before, now, stands, said = 0, 0, 0.0, [], []
 
     def confirm(count: int) -> list[int]:
         if text := asr.processor.tokenizer.decode(said[len(stands) : count]):
@@ -89,9 +89,10 @@ def one_stream(
     for heard in [*range(size, len(clip.audio), size), len(clip.audio)] if len(clip.audio) else []:
         if heard - start > most:
             confirm(len(said))
-            start, stands, said = heard - size, [], []
+            start, stands, said = before, [], []
         begun = time.perf_counter()
         states = listen([clip.audio[start:heard]])
+        states[0, -1, -1].item()  # a GPU has only been told to begin
         encoded = time.perf_counter()
         previous = said
         said = follow(asr.model, states, stands, said[len(stands) :], language=language).tokens
@@ -99,7 +100,7 @@ def one_stream(
         result.encoder_seconds += encoded - begun
         result.decoder_seconds += done - encoded
         now = max(now, heard / RATE) + done - begun
-        stands = confirm(max(len(stands), settled(previous, said, begins)))
+        stands, before = confirm(max(len(stands), settled(previous, said, begins))), heard
     confirm(len(said))
     return result
 

@@ -106,9 +106,13 @@ class Row:
     @property
     def peer(self) -> bool:
         """Could somebody take it without us: the dense model in another runtime's own format, or
-        another dense model?
+        another dense model, in full windows?
         """
-        return self.dense and (self.name not in FORMATS or self.runtime != "pytorch")
+        return (
+            self.dense
+            and self.window == "full"
+            and (self.name not in FORMATS or self.runtime != "pytorch")
+        )
 
     def public(self) -> dict:
         """The row as export.json and summary.json hold it."""

@@ -68,9 +68,9 @@ class Teacher:
         return self._kept / f"{index}.safetensors"
 
 
-def predictor(wanted: Format, folder: Path | None, config: Config) -> Predictor | None:
+def predictor(wanted: Format, folder: Path | None, config: Config, alike: str) -> Predictor | None:
     """What predicts as `folder` does (None: the config's own, dense model); None for a runtime that
-    gives no probabilities.
+    gives no probabilities. `alike` names a model of the same shape, which a ggml file does not say.
     """
     if wanted.runtime == "ctranslate2":
         return None
@@ -85,7 +85,7 @@ def predictor(wanted: Format, folder: Path | None, config: Config) -> Predictor 
     if wanted.runtime == "whisper.cpp":
         from owl.export.ggml import load_ggml
 
-        asr = load_ggml(folder, outline(config.model.name, config.model.cache_dir))
+        asr = load_ggml(folder, outline(alike, config.model.cache_dir))
     else:
         asr = load_model(config, folder)
     return lambda batch: predictions(asr, batch)

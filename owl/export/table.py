@@ -74,7 +74,7 @@ def measure_row(
         same_text=sum(a == b for a, b in texts) / len(texts),
         same_weights=True if compared else None,
         loads_in=loads_in(name, pruned.model),
-        kl=_kl(teacher, wanted, folder, run.config),
+        kl=_kl(teacher, wanted, folder, run.config, str(run.folder / "pruned")),
     )
 
 
@@ -103,7 +103,7 @@ def dense_rows(
     heard = {weights_digest(original.model, torch.float32): said}
 
     def add(name: str, kind: str, folder: Path | None, config: Config = run.config) -> None:
-        kl = _kl(teacher, FORMATS[kind], folder, config)
+        kl = _kl(teacher, FORMATS[kind], folder, config, config.model.name)
         for window in windows(FORMATS[kind].runtime, config):
             given = FORMATS[kind], folder and str(folder), config, datasets, torch.float16, heard
             found = in_fresh_process(measure, *given, window)
@@ -136,9 +136,9 @@ def teacher(run: Run, original: Whisper, datasets: Sequence[Dataset]) -> Teacher
 
 
 def _kl(
-    teacher: Teacher | None, wanted: Format, folder: Path | None, config: Config
+    teacher: Teacher | None, wanted: Format, folder: Path | None, config: Config, alike: str
 ) -> float | None:
-    predict = predictor(wanted, folder, config) if teacher else None
+    predict = predictor(wanted, folder, config, alike) if teacher else None
     return teacher.divergence(predict) if predict else None
 
 

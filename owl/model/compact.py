@@ -28,7 +28,7 @@ from torch import Tensor
 from owl.errors import CompactError
 from owl.kernels.bitmask import describe, pack, sizes, unpack
 
-FORMAT, VERSION = "owl-compact", "1"
+FORMAT, VERSION = "owl-compact", "2"
 # part of the file: (safetensors' type, numpy's); widest first, so that each part starts where its
 # type may
 PARTS = {
@@ -64,7 +64,7 @@ def write(
                 raise CompactError(f"{error}; export another format, e.g. FORMATS=hf") from error
             for part, array in pack(one, tensor).items():
                 raw = memoryview(array).cast("B")
-                if part in CODED:
+                if part in CODED and raw.nbytes:
                     raw = _coded(raw)
                     one["coded"] = len(raw)
                 files[part].write(raw)

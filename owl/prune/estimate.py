@@ -82,7 +82,7 @@ def _pace(asr: Whisper, data: Dataset) -> tuple[float, float]:
     """Seconds of one window through the encoder and of one clip transcribed."""
     sound = [data.clips[0].audio[: window_samples(asr.processor)]]
     features, decode = input_features(asr, sound), torch_decoder(asr, language=data.language)
-    return _second(lambda: encode(asr.model, features)), _second(lambda: decode(sound))
+    return _second(lambda: encode(asr.model, features).cpu()), _second(lambda: decode(sound))
 
 
 def _second(work: Callable) -> float:

@@ -32,7 +32,7 @@ def calibrated(run: Run, asr: Whisper, grid: str) -> Whisper:
     """A copy of the pruned model on the grid `grid` of a format, by the run's calibration clips.
     UnsupportedFormat where the grid cannot hold a linear's rows.
     """
-    copied = asr._replace(model=copy.deepcopy(asr.model))
+    copied = asr._replace(model=copy.deepcopy(asr.model).float())
     saved = run.read("calibration", made_by="01_outlier_analysis")["clips"]
     labels = saved_labels(calibration_set(run.config), saved)
     round_model(copied.model, calibration_batches(run.config, copied, labels), grid)

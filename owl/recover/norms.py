@@ -45,7 +45,7 @@ def train(
     """
     decoder = [block for block in every if block.in_decoder]
     parameters = [one for block in decoder for one in block.module.parameters() if one.ndim == 1]
-    lengths = [len(one.tokens) for one in examples]
+    started, lengths = time.monotonic(), [len(one.tokens) for one in examples]
     parts = tqdm(order(lengths, batch_size, seed, epoch=0), desc="encode", unit="batch")
     lessons = [
         _Lesson(
@@ -58,7 +58,6 @@ def train(
     optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, betas=(0.9, 0.98))
     draw, total, number = torch.Generator().manual_seed(seed), epochs * len(lessons), 0
     curve, best = [Point(0, 0.0, divergence(student, held_out))], training.snapshot(parameters)
-    started = time.monotonic()
     with frozen(student, parameters), tqdm(total=total, desc="norms", unit="step") as bar:
         for _ in range(epochs):
             for index in torch.randperm(len(lessons), generator=draw).tolist():

@@ -105,7 +105,7 @@ def recover(
     if method == "none":
         return Round(number, method, sparsity)
     precision = next(student.parameters()).dtype
-    student.float()
+    student.float().requires_grad_(True)  # a compact folder is loaded without
     train = {"blockwise": _blockwise, "distill": _distill, "norms": _norms}[method]
     course, repaired = train(lessons, student, every, number)
     student.to(precision)

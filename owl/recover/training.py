@@ -50,12 +50,11 @@ class Course:
 
 
 def trainable(every: Sequence[Block]) -> list[nn.Parameter]:
-    """What gradients reach of the blocks in which something is targeted: weights, biases and norms,
-    or what `only` leaves of them; embeddings, convolutions, the final norms and blocks that pruning
-    left alone stay the dense model's.
+    """All parameters of the blocks in which something is targeted: weights, biases and norms;
+    embeddings, convolutions, the final norms and blocks that pruning left alone stay the dense
+    model's.
     """
-    parameters = (one for block in every if block.linears for one in block.module.parameters())
-    return [one for one in parameters if one.requires_grad]
+    return [one for block in every if block.linears for one in block.module.parameters()]
 
 
 def masks(every: Sequence[Block]) -> list[tuple[nn.Parameter, Tensor]]:
