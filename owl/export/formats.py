@@ -114,8 +114,10 @@ def _papers(run: Run, pruning: dict, measured: dict, stock: bool) -> dict:
     )
     rounds = len(recovery["rounds"])
     how = "one-shot" if rounds == 1 else f"in {rounds} rounds ({settings.schedule.name} schedule)"
+    low_rank = settings.pattern == "lowrank"
+    by = "by principal components of the outputs" if low_rank else f"with {settings.method}"
     recipe = (
-        f"Pruned {how} with {settings.method}, allocation {settings.allocation}, pattern "
+        f"Pruned {how} {by}, allocation {settings.allocation}, pattern "
         f"{settings.pattern}, "
         f"target {settings.sparsity:.0%}, calibrated on {pruning['calibration_clips']} clips"
     )
