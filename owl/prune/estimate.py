@@ -42,7 +42,7 @@ def steps(
     heard = clip * sum(1 + one.seconds // length for data in evaluated for one in data.clips)
     prune = windows * GRAMS * window + _solving(settings.method, asr.model.config, every, window)
     training = recovery.epochs * windows * BACKWARD * window
-    others = [one for name in config.formats if (one := FORMATS[name]) and not one.published]
+    others = sum(not FORMATS[name].published for name in config.formats)
     # each is heard, and reads the references
     peers = len(PEERS) * (STARTING + 2 * heard) if config.output.peers else 0
     seconds = {
@@ -59,7 +59,7 @@ def steps(
             "norms": (2 + recovery.epochs) * clips * window,
         }.get(recovery.method, 0),
         "transcripts": 2 * heard,
-        "formats": STARTING * len(config.formats) + heard * len(others) + peers,
+        "formats": STARTING * len(config.formats) + heard * others + peers,
         "starting": 4 * STARTING,
     }
     return {name: one for name, one in seconds.items() if one}

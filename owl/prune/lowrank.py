@@ -9,14 +9,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from owl.kernels.gram import relative_output_error
 from owl.kernels.lowrank import principal_factors, rank_for
 from owl.model.lowrank import factorise, remember
 from owl.model.whisper import Block, Linear
 from owl.prune.calibration import Batch, Statistics, walk
-from owl.prune.weights import PrunedLinear
+from owl.prune.weights import PrunedLinear, output_error
 
 
 @dataclass(frozen=True)
@@ -77,12 +74,12 @@ def _thin(
 ) -> ThinnedLinear:
     started, dense = time.perf_counter(), linear.module
     weight, gram = (one.cpu().double() for one in (dense.weight.data, seen.centred))
-    after, left = weight, weight.numel()
+    after, left, mean = weight, weight.numel(), seen.total / max(1, seen.rows)
     if rank is not None:
         up, down = principal_factors(weight, gram, rank)
         after, left = up @ down, up.numel() + down.numel()
-        mean = (seen.total / max(1, seen.rows)).cpu().double()
-        bias = None if dense.bias is None else dense.bias.data.cpu() + (weight - after) @ mean
+        moved = (weight - after) @ mean.cpu().double()
+        bias = None if dense.bias is None else dense.bias.data.cpu() + moved
         factorise(model, linear.path, up, down, bias)
     return ThinnedLinear(
         linear=linear.name,
@@ -93,13 +90,8 @@ def _thin(
         inputs=weight.shape[1],
         target_sparsity=target,
         sparsity=1 - left / weight.numel(),
-        error=_error(weight, after, seen, seen),
-        held_out_error=_error(weight, after, kept_back, seen) if kept_back.rows else None,
+        error=output_error(weight, after, seen, mean),
+        held_out_error=output_error(weight, after, kept_back, mean),
         seconds=time.perf_counter() - started,
         rank=rank or min(weight.shape),
     )
-
-
-def _error(before: Tensor, after: Tensor, inputs: Statistics, seen: Statistics) -> float:
-    mean = seen.total / max(1, seen.rows)
-    return relative_output_error(before, after, inputs.gram, inputs.about(mean))

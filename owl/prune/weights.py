@@ -126,8 +126,8 @@ def prune_blocks(
                     inputs=before.shape[1],
                     target_sparsity=sparsities[linear.name],
                     sparsity=sparsity,
-                    error=_error(before, after, seen, mean),
-                    held_out_error=_error(before, after, kept_back[linear.name], mean),
+                    error=output_error(before, after, seen, mean),
+                    held_out_error=output_error(before, after, kept_back[linear.name], mean),
                     seconds=time.perf_counter() - started,
                 )
             )
@@ -136,7 +136,9 @@ def prune_blocks(
     bar.close()
 
 
-def _error(before: Tensor, after: Tensor, seen: Statistics, mean: Tensor | None) -> float | None:
+def output_error(
+    before: Tensor, after: Tensor, seen: Statistics, mean: Tensor | None
+) -> float | None:
     """The relative output error on some rows, without what a bias that was moved by the `mean`
     input makes up for; None where there are no rows.
     """
