@@ -18,7 +18,9 @@ import torch
 from owl.config.load import Config
 from owl.errors import DataError
 from owl.model import whisper
+from owl.model.decoding import encode, input_features
 from owl.model.whisper import Whisper
+from owl.model.windows import listener
 from owl.prune import calibration, weights
 from owl.prune.calibration_text import Labels
 from owl.recover import blockwise, distill, examples, norms, recovery, training
@@ -491,8 +493,27 @@ def test_the_loss_of_norms_is_that_of_both_models_side_by_side():
     off = states["decoder.1"][rows] - wanted["decoder.1"][rows]
     expected = (dense_logs.exp() * (dense_logs - logs)).sum() / len(logs)
     expected += off.square().sum() / wanted["decoder.1"][rows].square().sum()
-    found = norms._Lesson(model, dense, batch).loss(model).item()
+    heard = encode(model, batch.features)
+    found = norms._Lesson(model, dense, batch, heard).loss(model).item()
     assert found == pytest.approx(expected.item(), rel=2e-2)  # half precision
+
+
+def test_norms_learns_in_the_windows_that_the_run_reads_from_a_teacher_in_full_ones():
+    """The dense model as its own student: nothing to learn but the shorter windows."""
+    dense = make_model(max_source_positions=200)
+    asr = Whisper(dense, tiny.fitting_processor(200))
+    short = [examples.Example(one.audio[:3200], one.tokens) for one in EXAMPLES]
+    settings = dict(language=None, epochs=1, rate=1e-9, batch_size=6, seed=0)
+    full, speech = (
+        norms.train(asr, asr, whisper.blocks(dense), short, short[:6], window=window, **settings)
+        for window in ("full", "speech")
+    )
+    assert full.kl_before == pytest.approx(0, abs=1e-5) and speech.kl_before > 1e-4
+    listen = listener(partial(input_features, asr), partial(encode, dense), "speech")
+    heard = listen([one.audio for one in short[:6]])
+    batch = examples.pad(asr, short[:6], language=None, crop=False)
+    by_hand = norms._Lesson(dense, dense, batch, heard)
+    assert speech.kl_before == pytest.approx(by_hand.kl(dense) / by_hand.count)
 
 
 def test_the_artefact_keeps_its_keys(tmp_path):

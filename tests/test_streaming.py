@@ -140,6 +140,25 @@ def test_the_summary_counts_words_seconds_and_errors():
     assert silent["wer"] == 0 and np.isnan(silent["latency"])
 
 
+def test_where_words_have_no_spaces_characters_are_confirmed_and_counted():
+    one = streaming.Streamed(
+        clip(3.0, text="日本語"), [("日本", 1.5), ("後", 3.5)], 0.4, 0.2, "characters"
+    )
+    assert [word.text for word in one.words] == ["日", "本", "後"]
+    assert [word.latency for word in one.words] == pytest.approx([0.5, -0.5, 0.5])
+    found = streaming.summary([one], "basic")
+    assert found["cer"] == pytest.approx(1 / 3) and "wer" not in found
+
+
+def test_a_token_of_a_characters_later_bytes_begins_none():
+    tokenizer = tiny.make_processor().tokenizer
+    tokens = tokenizer("日本", add_special_tokens=False).input_ids
+    begins = [streaming._begins_character(tokenizer, token) for token in tokens]
+    assert len(tokens) > 2 and sum(begins) < len(tokens)
+    (letter,) = tokenizer("a", add_special_tokens=False).input_ids
+    assert streaming._begins_character(tokenizer, letter)
+
+
 def test_the_latency_figure_has_a_line_per_model_and_window_and_its_median():
     rows = [("dense", "full", 2.0), ("dense", "full", 4.0), ("pruned", "speech", 0.5)]
     table = pd.DataFrame(rows, columns=["model", "window", "latency"])

@@ -1,5 +1,6 @@
 """A clip as a live stream: heard step by step through a growing buffer, words confirmed when two
-successive hypotheses agree, and when that was.
+successive hypotheses agree, and when that was. In scripts without spaces between words a character
+is a word.
 
 The stream's clock is simulated. After every step there is one hypothesis; it begins when its audio
 is there and the one before it is done, and takes the seconds that the model takes on this machine.
@@ -17,6 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from owl.data.load import RATE, Clip
+from owl.evaluate.compare import RATES
 from owl.kernels.agreement import settled, word_ends
 from owl.kernels.scoring import score
 from owl.model.decoding import encode, input_features
@@ -26,8 +28,9 @@ from owl.model.windows import Listener, Window, listener
 
 
 class Word(NamedTuple):
-    """A confirmed word: when its audio ended, by even spacing of characters over the clip, and when
-    it was confirmed, in seconds of the stream.
+    """A confirmed word, or a character where words have no spaces between them: when its audio
+    ended, by even spacing of characters over the clip, and when it was confirmed, in seconds of the
+    stream.
     """
 
     text: str
@@ -47,6 +50,7 @@ class Streamed:
     confirmed: list[tuple[str, float]] = field(default_factory=list)  # text, when
     encoder_seconds: float = 0.0
     decoder_seconds: float = 0.0
+    unit: str = "words"  # or "characters"
 
     @property
     def hypothesis(self) -> str:
@@ -54,31 +58,48 @@ class Streamed:
 
     @property
     def words(self) -> list[Word]:
-        said = [(word, when) for text, when in self.confirmed for word in text.split()]
+        split = str.split if self.unit == "words" else _characters
+        said = [(word, when) for text, when in self.confirmed for word in split(text)]
         ends = word_ends([word for word, _ in said], self.clip.seconds)
         return [Word(word, end, when) for (word, when), end in zip(said, ends)]
 
 
 def stream(
-    asr: Whisper, clips: Sequence[Clip], window: Window, *, step: float, language: str | None = None
+    asr: Whisper,
+    clips: Sequence[Clip],
+    window: Window,
+    *,
+    step: float,
+    language: str | None = None,
+    unit: str = "words",
 ) -> list[Streamed]:
     """Every clip as a stream in steps of `step` seconds, with an encoder that reads full windows or
-    speech alone.
+    speech alone; `unit` (of `owl.kernels.texts.unit_of`) is what is confirmed.
     """
     listen = listener(partial(input_features, asr), partial(encode, asr.model), window)
     listen([np.zeros(RATE, np.float32)])  # a first call allocates; it is not part of the speed
-    return [
-        one_stream(asr, listen, clip, step=step, language=language)
-        for clip in tqdm(clips, desc=f"stream, {window}", unit="clip")
-    ]
+    bar = tqdm(clips, desc=f"stream, {window}", unit="clip")
+    return [one_stream(asr, listen, clip, step=step, language=language, unit=unit) for clip in bar]
 
 
 def one_stream(
-    asr: Whisper, listen: Listener, clip: Clip, *, step: float, language: str | None = None
+    asr: Whisper,
+    listen: Listener,
+    clip: Clip,
+    *,
+    step: float,
+    language: str | None = None,
+    unit: str = "words",
 ) -> Streamed:
     """One clip. A buffer that is full is settled as it stands and begun anew."""
-    begins = partial(_begins_word, asr.processor.tokenizer)
-    result, size, most = Streamed(clip), round(step * RATE), window_samples(asr.processor)
+    begins = partial(
+        _begins_word if unit == "words" else _begins_character, asr.processor.tokenizer
+    )
+    result, size, most = (
+        Streamed(clip, unit=unit),
+        round(step * RATE),
+        window_samples(asr.processor),
+    )
     start, before, now, stands, said = 0, 0, 0.0, [], []
 
     def confirm(count: int) -> list[int]:
@@ -109,15 +130,26 @@ def _begins_word(tokenizer, token: int) -> bool:
     return tokenizer.decode([token]).startswith(" ")
 
 
+def _begins_character(tokenizer, token: int) -> bool:
+    """Some tokens are later bytes of a character, which no text begins with."""
+    return not tokenizer.decode([token]).startswith("\N{REPLACEMENT CHARACTER}")
+
+
+def _characters(text: str) -> list[str]:
+    return list("".join(text.split()))
+
+
 def summary(streamed: Sequence[Streamed], normalizer: str) -> dict:
-    """WER after confirmation, latency of the words in seconds (median, 90th percentile), encoder
-    and decoder seconds per second of audio; latency is NaN where no word was said.
+    """The rate after confirmation ("wer", of characters "cer"), latency of the words in seconds
+    (median, 90th percentile), encoder and decoder seconds per second of audio; latency is NaN where
+    no word was said.
     """
     audio = sum(one.clip.seconds for one in streamed)
     latency = pd.Series([word.latency for one in streamed for word in one.words], dtype=float)
     texts = [one.clip.text or "" for one in streamed], [one.hypothesis for one in streamed]
+    rate = RATES[streamed[0].unit]
     return {
-        "wer": score(*texts, normalizer).wer,
+        rate: getattr(score(*texts, normalizer), rate),
         "words": len(latency),
         "latency": latency.median(),
         "latency_90": latency.quantile(0.9),

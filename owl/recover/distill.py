@@ -167,7 +167,7 @@ def distill(
     if state_file:
         state_file.unlink(missing_ok=True)
     curve = [Point(**row) for row in state["curve"]]
-    return Course(state["step"], state["seconds"], curve)
+    return Course(state["step"], state["seconds"], curve, min(point.kl for point in curve))
 
 
 def _progress(state: dict, minutes: float | None, steps: int | None) -> float:

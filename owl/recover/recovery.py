@@ -29,7 +29,7 @@ from owl.run.record import Run
 class Lessons:
     """What every round of a run's recovery shares: the dense model as `teacher`, and the
     calibration clips, `learned` to train on, `held_out` to choose by, with the teacher's `answers`
-    to these. No clips where the run asks for no recovery.
+    to these where the method asks for probabilities. No clips where the run asks for no recovery.
     """
 
     run: Run
@@ -83,6 +83,8 @@ def lessons_of(run: Run, teacher: Whisper, labels: Labels) -> Lessons:
             "pruning.calibration.samples"
         )
     learned, held_out = labels.hold_out()
+    if settings.recovery.method == "norms":
+        return Lessons(run, teacher, learned, held_out, [])
     answers = distill.lessons(
         teacher,
         _examples(held_out, teacher.processor),
@@ -116,7 +118,7 @@ def recover(
         course.steps,
         course.seconds,
         held_out_kl_before=course.kl_before,
-        held_out_kl_after=distill.divergence(student, lessons.answers),
+        held_out_kl_after=course.kept,
         curve=course.curve,
         blocks=repaired,
     )
@@ -183,12 +185,13 @@ def _blockwise(lessons: Lessons, student, every: Sequence[Block], number: int) -
 def _norms(lessons: Lessons, student, every: Sequence[Block], number: int) -> Trained:
     settings, teacher = lessons.run.config.pruning, lessons.teacher
     course = norms.train(
-        student,
+        teacher._replace(model=student),
         teacher,
         every,
         _examples(lessons.learned, teacher.processor),
-        lessons.answers,
+        _examples(lessons.held_out, teacher.processor),
         language=lessons.learned.language,
+        window=lessons.run.config.evaluation.window,
         epochs=_epochs(lessons, number),
         rate=settings.recovery.learning_rate or norms.RATE,
         batch_size=settings.recovery.batch_size,
@@ -227,7 +230,7 @@ def _by_block(
         steps, seconds = steps + row.steps, seconds + row.seconds
         points.append(Point(steps, seconds / 60, measure()))
         rows.append(row)
-    return Course(steps, seconds, points), rows
+    return Course(steps, seconds, points, points[-1].kl), rows
 
 
 def _distill(lessons: Lessons, student, every: Sequence[Block], number: int) -> Trained:

@@ -27,13 +27,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Course:
-    """What a training came to: its steps and seconds, and its `curve`, whose first point is from
-    before the first step.
+    """What a training came to: its steps and seconds, its `curve`, whose first point is from before
+    the first step, and the held-out KL of the weights that were `kept`.
     """
 
     steps: int
     seconds: float
     curve: list[Point]
+    kept: float
 
     @property
     def kl_before(self) -> float:
@@ -46,7 +47,8 @@ class Course:
             replace(point, step=self.steps + point.step, minutes=minutes + point.minutes)
             for point in later.curve
         ]
-        return Course(self.steps + later.steps, self.seconds + later.seconds, [*self.curve, *moved])
+        steps, seconds = self.steps + later.steps, self.seconds + later.seconds
+        return Course(steps, seconds, [*self.curve, *moved], later.kept)
 
 
 def trainable(every: Sequence[Block]) -> list[nn.Parameter]:
