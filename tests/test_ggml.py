@@ -4,6 +4,7 @@ bytes of whisper.cpp's published files. Behaviour only: refusals and damaged fil
 has OpenAI's vocabulary sizes and window, the other sizes are small.
 """
 
+import copy
 import struct
 from functools import cache
 
@@ -18,12 +19,13 @@ from owl.config.formats import FORMATS, with_int8
 from owl.config.load import load as load_config
 from owl.errors import ModelError, UnsupportedFormat
 from owl.export.formats import save
-from owl.export.ggml import FILE, export_ggml, load_ggml
+from owl.export.ggml import FILE, SILENCE, export_ggml, export_short, load_ggml, short
 from owl.export.ggml_file import GRIDS, check, layout, openai_name
+from owl.export.ggml_file import read as read_whole
 from owl.export.measure import in_fresh_process, measure
-from owl.export.whispercpp import CppWhisper, cpp_decoder
+from owl.export.whispercpp import CppWhisper, cpp_decoder, short_frames
 from owl.model import loading
-from owl.model.decoding import torch_decoder
+from owl.model.decoding import encode, greedy, input_features, torch_decoder
 from owl.model.shapes import drop_layers, remember
 from owl.model.whisper import Whisper
 from owl.run.experiment import evaluation_sets
@@ -257,6 +259,68 @@ def test_whisper_cpp_says_what_pytorch_says(asr, written, cap):
     assert said == expected and all(len(one.tokens) == cap for one in said)
 
 
+@pytest.fixture(scope="module")
+def shortened(tmp_path_factory, asr):
+    """A folder with the file, and beside it the one for short windows."""
+    folder = tmp_path_factory.mktemp("short") / "ggml"
+    folder.mkdir()
+    export_ggml(asr, folder)
+    export_short(folder)
+    return folder
+
+
+def test_the_file_for_short_windows_begins_with_the_windows_last_second(shortened):
+    whole, turned = (dict(read_whole(one / FILE)) for one in (shortened, short(shortened)))
+    name = "encoder.positional_embedding"
+    assert np.array_equal(turned[name], np.concatenate([whole[name][-50:], whole[name][:-50]]))
+    rest = whole.keys() - {name}
+    assert rest and all(np.array_equal(whole[one], turned[one]) for one in rest)
+    silence, rate = soundfile.read(short(shortened) / SILENCE)
+    assert (rate, len(silence), np.abs(silence).max()) == (16_000, 16_000, 0)
+
+
+@pytest.mark.parametrize(
+    "seconds, frames", [(0.1, 256), (3.88, 256), (3.90, 512), (24.3, 1280), (24.4, 1536)]
+)
+def test_short_windows_are_as_long_as_whisper_cpps_attention_reads(seconds, frames):
+    """A second of silence, the speech and .24 s, in whole multiples of 256 frames of .02 s."""
+    assert short_frames(round(16_000 * seconds)) == frames
+
+
+def in_short_windows(asr, waves, **settings):
+    """What PyTorch says with the window's last second before the speech."""
+    encoder, said = copy.deepcopy(asr.model), []
+    positions = encoder.model.encoder.embed_positions.weight
+    positions.data.copy_(positions.data.roll(50, dims=0))
+    for wave in waves:
+        behind = np.concatenate([np.zeros(16_000, np.float32), wave])
+        features = input_features(asr, [behind])[:, :, : 2 * short_frames(len(wave))]
+        said += greedy(asr.model, encode(encoder, features), language=None, **settings)
+    return said
+
+
+@pytest.mark.parametrize("cap", [1, 2])
+def test_whisper_cpp_reads_short_windows_as_pytorch_would(asr, shortened, cap):
+    waves = [audio()[1], audio()[0][:4000]]
+    whisper = CppWhisper(shortened, asr, 1, "speech")
+    said = cpp_decoder(whisper, asr.processor, max_new_tokens=cap)(waves)
+    assert said == in_short_windows(asr, waves, max_new_tokens=cap)
+
+
+def test_a_clip_too_long_for_a_short_window_is_read_in_a_full_one(asr, shortened):
+    long = np.tile(audio()[0], 80)[: 16_000 * 25]
+    said = [
+        cpp_decoder(CppWhisper(shortened, asr, 1, window), asr.processor, max_new_tokens=2)([long])
+        for window in ("full", "speech")
+    ]
+    assert len(long) == 16_000 * 25 and said[0] == said[1]
+
+
+def test_a_missing_file_for_short_windows_is_one_error(asr, written):
+    with pytest.raises(ModelError, match="-speech/ggml-model.bin.*No such file"):
+        CppWhisper(written["f16"], asr, 1, "speech")
+
+
 def test_a_multilingual_model_is_asked_for_a_language_and_a_task(tmp_path):
     """The model says a word that stands for language and task of its prompt."""
     asked = [("en", "transcribe"), ("de", "transcribe"), ("de", "translate")]
@@ -466,6 +530,9 @@ def test_openais_model_has_the_published_bytes_and_says_the_same(shared, tmp_pat
     waves = [soundfile.read(clip, dtype="float32")[0] for clip in clips]
     said = cpp_decoder(CppWhisper(tmp_path / "f16", asr, 1), asr.processor)(waves)
     assert said == torch_decoder(asr)(waves)
+    export_short(tmp_path / "f16")
+    said = cpp_decoder(CppWhisper(tmp_path / "f16", asr, 1, "speech"), asr.processor)(waves)
+    assert said == in_short_windows(asr, waves, max_new_tokens=None)
 
 
 @pytest.mark.parametrize("grid", GRIDS)

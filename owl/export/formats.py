@@ -14,11 +14,13 @@ from owl.config.formats import BITS, FORMATS, INT8
 from owl.errors import UnsupportedFormat
 from owl.evaluate.compare import headline
 from owl.export import huggingface
+from owl.export.ggml import export_short, short
 from owl.kernels.patterns import SMALLER
 from owl.kernels.records import ALLOCATIONS, SOLVERS
 from owl.kernels.texts import broken
 from owl.model.shapes import is_stock
 from owl.model.whisper import Whisper, blocks
+from owl.model.windows import Window
 from owl.prune import rounding
 from owl.run import provenance
 from owl.run.files import whole_folder
@@ -34,7 +36,12 @@ def export_folder(run: Run, name: str) -> Path:
 def remove_others(wanted: Sequence[str], run: Run) -> None:
     """Remove the folders of formats that are not wanted: an earlier model's is not this one's."""
     for name in set(FORMATS) - set(wanted):
-        shutil.rmtree(export_folder(run, name), ignore_errors=True)
+        _remove(export_folder(run, name))
+
+
+def _remove(folder: Path) -> None:
+    for one in (folder, short(folder)):
+        shutil.rmtree(one, ignore_errors=True)
 
 
 def write(
@@ -51,9 +58,17 @@ def write(
         with whole_folder(target) as folder:
             save(name, pruned, folder, dtype=stored_dtype(run), papers=papers)
     except UnsupportedFormat as error:
-        shutil.rmtree(target, ignore_errors=True)
+        _remove(target)
         return target, str(error)
+    shutil.rmtree(short(target), ignore_errors=True)
+    add_short(name, target, run.config.evaluation.window)
     return target, None
+
+
+def add_short(name: str, folder: Path, window: Window) -> None:
+    """Beside the `folder` of format `name` what short windows need of their own, if they do."""
+    if FORMATS[name].runtime == "whisper.cpp" and window == "speech":
+        export_short(folder)
 
 
 def save(name: str, asr: Whisper, folder: Path, *, dtype: torch.dtype, papers: dict) -> None:

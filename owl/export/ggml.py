@@ -6,14 +6,17 @@ whisper.cpp always computes in windows of 30 s and knows special tokens by their
 vocabularies alone; its layers all have OpenAI's proportions. What is otherwise is refused.
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from gguf import quants
 from torch import nn
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from owl.data.load import RATE
 from owl.errors import UnsupportedFormat
 from owl.export.ggml_file import (
     BLOCK,
@@ -25,14 +28,16 @@ from owl.export.ggml_file import (
     layout,
     openai_name,
     read,
+    turn,
     write_head,
     write_tensor,
 )
 from owl.model.generation import END, NO_TIMESTAMPS, START
-from owl.model.whisper import Whisper
-from owl.run.files import whole_file
+from owl.model.whisper import SAMPLES_PER_FRAME, Whisper
+from owl.model.windows import SECOND
+from owl.run.files import whole_file, whole_folder
 
-FILE = "ggml-model.bin"
+FILE, SILENCE = "ggml-model.bin", "silence.wav"
 POSITIONS = 1500  # encoder frames of 30 s
 WORDS = 50_257  # tokens that a file spells out: GPT-2's, of which the last is its end token or ""
 ENGLISH_ONLY = 51_864  # rows of the embedding up to which whisper.cpp takes it for English-only
@@ -61,6 +66,26 @@ def export_ggml(asr: Whisper, folder: Path, *, grid: str = "f16") -> None:
             if tensor.bytes < values.nbytes:  # whisper.cpp's tools round a float16 file
                 values = values.astype(np.float16).astype(np.float32)
             write_tensor(file, name, tensor, quants.quantize(values, tensor.type))
+
+
+def short(folder: Path) -> Path:
+    """Where `export_short` writes what belongs to the file in `folder`: beside it."""
+    return folder.with_name(f"{folder.name}-speech")
+
+
+def export_short(folder: Path) -> None:
+    """Write `short(folder)`, whole or not at all: the file in `folder` for windows that are as
+    short as the speech (whisper.cpp's `audio_ctx`), and a second of silence to put before it.
+
+    A decoder stops where it sees a window end in silence (`owl.model.windows`), and whisper.cpp
+    can hand it nothing but its own encoder's output. But attention knows no order beside the
+    positions: those of the window's last second stand first here, so that silence before the speech
+    is the end of the window behind it.
+    """
+    with whole_folder(short(folder)) as target:
+        shutil.copyfile(folder / FILE, target / FILE)
+        turn(target / FILE, "encoder.positional_embedding", SECOND)
+        soundfile.write(target / SILENCE, np.zeros(SECOND * SAMPLES_PER_FRAME, np.int16), RATE)
 
 
 def load_ggml(folder: Path, settings: Whisper) -> Whisper:

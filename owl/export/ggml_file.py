@@ -184,6 +184,16 @@ def read(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         yield name, quants.dequantize(raw, tensor.type).reshape(tensor.shape)
 
 
+def turn(path: Path, name: str, rows: int) -> None:
+    """Move the last `rows` rows of a float32 tensor of a whole file before its others, in place.
+    ModelError as for `check`.
+    """
+    sizes, places = _opened(path)
+    values = np.memmap(path, "<f4", "r+", places[name], layout(sizes)[name].shape)
+    values[:] = np.roll(values, rows, axis=0)
+    values.flush()
+
+
 def _opened(path: Path) -> tuple[Sizes, dict[str, int]]:
     """The sizes of a whole file, and where each tensor's values begin."""
     try:

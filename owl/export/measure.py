@@ -134,7 +134,7 @@ def loader(runtime: str, config: Config, window: Window) -> Callable:
         # what a pruned model has of its original and the file has no place for
         name, cache_dir = config.model.name, config.model.cache_dir
         return lambda folder: _opened(
-            CppWhisper(folder, outline(name, cache_dir), threads), cpp_decoder
+            CppWhisper(folder, outline(name, cache_dir), threads, window), cpp_decoder
         )
 
     def load(folder: Path | None):
@@ -148,12 +148,9 @@ def loader(runtime: str, config: Config, window: Window) -> Callable:
     return load
 
 
-def windows(runtime: str, config: Config) -> list[Window]:
-    """Full ones, then the config's if they are short and the runtime's decoder can be handed an
-    encoder's output.
-    """
-    short = config.evaluation.window == "speech" and runtime != "whisper.cpp"
-    return ["full", "speech"] if short else ["full"]
+def windows(config: Config) -> list[Window]:
+    """Full ones, then the config's if they are short."""
+    return list(dict.fromkeys(["full", config.evaluation.window]))
 
 
 def weights_digest(model, dtype: torch.dtype) -> str:

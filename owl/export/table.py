@@ -28,7 +28,7 @@ from owl.evaluate.stored import normalizer_of, transcripts
 from owl.evaluate.transcribe import Transcription
 from owl.export.advice import REFERENCE, Row
 from owl.export.closeness import Teacher, predictor
-from owl.export.formats import dense_bytes, loads_in, save, stored_dtype
+from owl.export.formats import add_short, dense_bytes, loads_in, save, stored_dtype
 from owl.export.measure import Measurement, in_fresh_process, measure, weights_digest, windows
 from owl.kernels.intervals import wer_interval
 from owl.kernels.scoring import clip_errors
@@ -53,7 +53,7 @@ def measure_row(
     stored = stored_dtype(run) if wanted.published else torch.float16
     memory = [transcripts(run, "pruned", pruned, dataset) for dataset in datasets]
     heard = {weights_digest(pruned.model, torch.float32): memory}
-    window = windows(wanted.runtime, run.config)[-1]
+    window = run.config.evaluation.window
     given = wanted, str(folder), run.config, datasets, stored, heard, window
     found = in_fresh_process(measure, *given)
     texts = [
@@ -104,7 +104,7 @@ def dense_rows(
 
     def add(name: str, kind: str, folder: Path | None, config: Config = run.config) -> None:
         kl = _kl(teacher, FORMATS[kind], folder, config, config.model.name)
-        for window in windows(FORMATS[kind].runtime, config):
+        for window in windows(config):
             given = FORMATS[kind], folder and str(folder), config, datasets, torch.float16, heard
             found = in_fresh_process(measure, *given, window)
             size = folder_bytes(folder) if folder else 2 * found.parameters
@@ -120,6 +120,7 @@ def dense_rows(
             except UnsupportedFormat as error:
                 refused.append({"format": f"dense {name}", "reason": str(error)})
                 continue
+            add_short(name, folder, window)
             add(name, name, folder)
     for other in output.compare_with:
         model = run.config.model.model_copy(update={"name": other})

@@ -4,7 +4,8 @@ whisper.cpp makes its own log-mel features from the waveform. It is told to do a
 do: no timestamps, one segment, temperature 0 and no other after it, nothing dropped for being
 improbable. Of tokens that are never said it knows one list, OpenAI's non-speech tokens, of those
 never said first the blank and the end: each is used where the model has such a list. At most half
-its text positions less four (220) are decoded in a window.
+its text positions less four (220) are decoded in a window. Windows as short as the speech are read
+with the file of `owl.export.ggml.export_short`, behind a second of silence.
 """
 
 import weakref
@@ -16,14 +17,18 @@ import numpy as np
 import torch
 
 from owl.errors import ModelError
-from owl.export.ggml import FILE
+from owl.export.ggml import FILE, POSITIONS, short
 from owl.export.ggml_file import check
 from owl.model.decoding import Decoded, Decoder, text_tokens, token_cap
-from owl.model.whisper import Whisper, language_of, task_of, window_samples
+from owl.model.whisper import SAMPLES_PER_FRAME, Whisper, language_of, task_of, window_samples
+from owl.model.windows import MARGIN, SECOND, Window
 
 GREEDY = pw.whisper_sampling_strategy.WHISPER_SAMPLING_GREEDY
 ERROR = 4  # a level of ggml's log
 SHORTEST = 3200  # samples; whisper.cpp does not listen to what is shorter than 0.1 s
+PADDED = (
+    256  # frames; its attention reads as many more as there are nothings to their next multiple
+)
 
 
 class CppWhisper:
@@ -32,21 +37,24 @@ class CppWhisper:
     from, its weights unused. ModelError for a file that is not whole.
     """
 
-    def __init__(self, folder: Path, settings: Whisper, threads: int | None = None):
-        check(folder / FILE)
+    def __init__(
+        self, folder: Path, settings: Whisper, threads: int | None = None, window: Window = "full"
+    ):
         self.settings = settings
         self.threads = threads or torch.get_num_threads()
-        options = pw.whisper_context_default_params()
-        options.use_gpu = False
-        errors: list[str] = []  # a context that could not be made looks like any other
-        pw.whisper_log_set(lambda level, text: errors.append(text) if level == ERROR else None)
-        try:
-            self._context = pw.whisper_init_from_file_with_params(str(folder / FILE), options)
-        finally:
-            pw.whisper_log_set(None)  # whisper.cpp would call it after Python's end
-        if errors:
-            raise ModelError(f"whisper.cpp cannot load '{folder / FILE}': {''.join(errors)}")
-        weakref.finalize(self, pw.whisper_free, self._context)
+        self._files = {"full": folder / FILE, "speech": short(folder) / FILE}
+        self._opened: dict[Window, object] = {}
+        self._window = window
+        self._context(window)
+
+    def _context(self, window: Window):
+        """whisper.cpp's, of the file for such windows: the whole one is not needed by short clips
+        alone.
+        """
+        if window not in self._opened:
+            self._opened[window] = _load(self._files[window])
+            weakref.finalize(self, pw.whisper_free, self._opened[window])
+        return self._opened[window]
 
     def greedy(self, audio: np.ndarray, *, language: str | None, max_new_tokens: int) -> Decoded:
         """The likeliest token at each step of one window (samples,). What loops is said up to the
@@ -66,16 +74,44 @@ class CppWhisper:
         # it stops after the token at this place, from 0 on; 0 means no limit
         params.max_tokens = max(max_new_tokens - 1, 1)
         audio = np.pad(audio, (0, max(0, SHORTEST - len(audio)))).astype(np.float32)
-        if failed := pw.whisper_full(self._context, params, audio, len(audio)):
+        frames, window = short_frames(len(audio)), self._window
+        if window == "speech" and frames > POSITIONS:
+            window = "full"
+        if window == "speech":
+            params.audio_ctx, audio = frames, np.pad(audio, (SECOND * SAMPLES_PER_FRAME, 0))
+        context = self._context(window)
+        if failed := pw.whisper_full(context, params, audio, len(audio)):
             raise RuntimeError(f"whisper.cpp failed to decode: error {failed}")
         said = [
-            pw.whisper_full_get_token_id(self._context, segment, place)
-            for segment in range(pw.whisper_full_n_segments(self._context))
-            for place in range(pw.whisper_full_n_tokens(self._context, segment))
+            pw.whisper_full_get_token_id(context, segment, place)
+            for segment in range(pw.whisper_full_n_segments(context))
+            for place in range(pw.whisper_full_n_tokens(context, segment))
         ]
         end = settings.eos_token_id
         (decoded,) = text_tokens(torch.tensor([said[:max_new_tokens] or [end]]), end)
         return decoded
+
+
+def short_frames(samples: int) -> int:
+    """Encoder frames for speech of so many samples behind a second of silence."""
+    needed = SECOND - (-samples // SAMPLES_PER_FRAME) + MARGIN
+    return -(-needed // PADDED) * PADDED
+
+
+def _load(file: Path):
+    """whisper.cpp's context. ModelError for a file that is not whole."""
+    check(file)
+    options = pw.whisper_context_default_params()
+    options.use_gpu = False
+    errors: list[str] = []  # a context that could not be made looks like any other
+    pw.whisper_log_set(lambda level, text: errors.append(text) if level == ERROR else None)
+    try:
+        context = pw.whisper_init_from_file_with_params(str(file), options)
+    finally:
+        pw.whisper_log_set(None)  # whisper.cpp would call it after Python's end
+    if errors:
+        raise ModelError(f"whisper.cpp cannot load '{file}': {''.join(errors)}")
+    return context
 
 
 def cpp_decoder(
