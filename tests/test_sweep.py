@@ -186,9 +186,7 @@ def test_damage_of_a_part_is_that_of_pruning_it_and_leaving_the_rest_and_is_kept
         wanted = {name: 0.5 if chosen(name) else 0.0 for name in linears}
         by_hand = pipeline.prune(config, asr, shared.labels, wanted, "unstructured")
         rows = [
-            row
-            for one in shared.heard
-            for row in divergence.divergence_from(one.batches, one.answers(), asr)
+            row for one in shared.heard for row in one.teacher.divergence(divergence.predictor(asr))
         ]
         kl = sum(row["kl"] for row in rows) / sum(row["tokens"] for row in rows)
         assert kl > 1e-6 and parts[part]["kl"] == pytest.approx(kl, rel=1e-4), part

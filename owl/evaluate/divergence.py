@@ -6,10 +6,12 @@ counts. Kept apart from transcription, so that the dense model's predictions can
 compared with many pruned models.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers.modeling_outputs import BaseModelOutput
@@ -32,6 +34,30 @@ class TextBatch:
     tokens: Tensor
     counts: list[int]
     prompt: int
+
+
+# batch → log probabilities of what follows the prompt, (clips, text + 1, vocabulary)
+Predictor = Callable[[TextBatch], Tensor]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The dense model's `predictions` for batches, one file each in `folder`: all together may be
+    larger than the memory.
+    """
+
+    batches: list[TextBatch]
+    folder: Path
+
+    def write(self, dense: Whisper, folder: Path) -> None:
+        """Make the files, in `folder` where it is not yet this one's."""
+        for index, batch in enumerate(tqdm(self.batches, desc="dense predictions", unit="batch")):
+            save_file({"logs": predictions(dense, batch)}, folder / f"{index}.safetensors")
+
+    def divergence(self, predict: Predictor) -> list[dict]:
+        """`divergence_from` the dense model."""
+        files = (self.folder / f"{index}.safetensors" for index in range(len(self.batches)))
+        return divergence_from(self.batches, (load_file(one)["logs"] for one in files), predict)
 
 
 def text_batches(
@@ -81,13 +107,16 @@ def predictions(asr: Whisper, batch: TextBatch, states: States | None = None) ->
     return logits[:, batch.prompt - 1 :].float().log_softmax(-1)
 
 
+def predictor(asr: Whisper, states: States | None = None) -> Predictor:
+    """`predictions` of a model in PyTorch."""
+    return lambda batch: predictions(asr, batch, states)
+
+
 def divergence_from(
-    batches: Sequence[TextBatch],
-    answers: Iterable[Tensor],
-    asr: Whisper,
-    states: States | None = None,
+    batches: Sequence[TextBatch], answers: Iterable[Tensor], predict: Predictor
 ) -> list[dict]:
-    """KL(answers ‖ model) in nats, per clip: {"id", "kl" (sum over its tokens), "tokens"}.
+    """KL(answers ‖ what `predict` says) in nats, per clip: {"id", "kl" (sum over its tokens),
+    "tokens"}.
 
     `answers`: the dense model's `predictions` for each batch, made or read as they are asked for;
     all together may be larger than the memory.
@@ -95,7 +124,7 @@ def divergence_from(
     rows = []
     bar = tqdm(total=sum(len(batch.clips) for batch in batches), desc="divergence", unit="clip")
     for batch, dense in zip(batches, answers):
-        other = predictions(asr, batch, states)
+        other = predict(batch)
         dense = dense.to(other.device)
         each = kl_terms(dense, other).sum(-1)
         rows += [
@@ -122,4 +151,4 @@ def divergence(
     """
     batches = list(text_batches(dense, clips, language=language, batch_size=batch_size))
     answers = (predictions(dense, batch, states[0]) for batch in batches)
-    return divergence_from(batches, answers, pruned, states[1])
+    return divergence_from(batches, answers, predictor(pruned, states[1]))

@@ -9,68 +9,55 @@ given text: its folders are not judged.
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from tqdm import tqdm
 from transformers import WhisperProcessor
 
 from owl.config.formats import Format
 from owl.config.load import Config
 from owl.data.load import Dataset
-from owl.evaluate.divergence import TextBatch, predictions, text_batches
-from owl.kernels.teacher_forcing import kl_terms
+from owl.evaluate import divergence
+from owl.evaluate.divergence import Predictor, Teacher, text_batches
 from owl.model.decoding import log_mel
 from owl.model.loading import outline
 from owl.model.whisper import Whisper
 from owl.run.experiment import load_model
 
-Predictor = Callable[[TextBatch], Tensor]  # to log probabilities (clips, text + 1, vocabulary)
 CLIPS = 256  # per dataset, the first ones, as in 03_evaluation
 
 
-class Teacher:
+def teacher_of(
+    dense: Whisper, datasets: Sequence[Dataset], batch_size: int, folder: Path
+) -> Teacher:
     """The dense model's predictions for the datasets' clips that have text, kept in a temporary
-    folder inside `folder` as long as this lives: together they may be larger than the memory.
+    folder inside `folder` as long as this lives.
     """
-
-    def __init__(self, dense: Whisper, datasets: Sequence[Dataset], batch_size: int, folder: Path):
-        self._vocabulary = dense.model.config.vocab_size
-        self._batches = [
-            batch
-            for dataset in datasets
-            for batch in text_batches(
-                dense, dataset.clips[:CLIPS], language=dataset.language, batch_size=batch_size
-            )
-        ]
-        self._kept = Path(tempfile.mkdtemp(dir=folder))
-        weakref.finalize(self, shutil.rmtree, self._kept, ignore_errors=True)
-        for index, batch in enumerate(tqdm(self._batches, desc="dense predictions", unit="batch")):
-            save_file({"logs": predictions(dense, batch)}, self._file(index))
-
-    def divergence(self, predict: Predictor) -> float | None:
-        """KL(dense ‖ other) in nats per token; None where no clip has text, or the other has
-        another vocabulary.
-        """
-        total, tokens = 0.0, 0
-        for index, batch in enumerate(tqdm(self._batches, desc="divergence", unit="batch")):
-            other = predict(batch)
-            if other.shape[-1] != self._vocabulary:
-                return None
-            each = kl_terms(load_file(self._file(index))["logs"], other.cpu()).sum(-1)
-            total += sum(row[:count].sum().item() for row, count in zip(each, batch.counts))
-            tokens += sum(batch.counts)
-        return total / tokens if tokens else None
-
-    def _file(self, index: int) -> Path:
-        return self._kept / f"{index}.safetensors"
+    batches = [
+        batch
+        for dataset in datasets
+        for batch in text_batches(
+            dense, dataset.clips[:CLIPS], language=dataset.language, batch_size=batch_size
+        )
+    ]
+    teacher = Teacher(batches, Path(tempfile.mkdtemp(dir=folder)))
+    weakref.finalize(teacher, shutil.rmtree, teacher.folder, ignore_errors=True)
+    teacher.write(dense, teacher.folder)
+    return teacher
 
 
-def predictor(wanted: Format, folder: Path | None, config: Config, alike: str) -> Predictor | None:
+def kl_of(teacher: Teacher, predict: Predictor) -> float | None:
+    """KL(dense ‖ other) in nats per token; None where no clip has text."""
+    rows = teacher.divergence(predict)
+    return sum(row["kl"] for row in rows) / sum(row["tokens"] for row in rows) if rows else None
+
+
+def predictor(
+    wanted: Format, folder: Path | None, config: Config, alike: str, vocabulary: int
+) -> Predictor | None:
     """What predicts as `folder` does (None: the config's own, dense model); None for a runtime that
-    gives no probabilities. `alike` names a model of the same shape, which a ggml file does not say.
+    gives no probabilities, and a model with another number of tokens than `vocabulary`. `alike`
+    names a model of the same shape, which a ggml file does not say.
     """
     if wanted.runtime == "ctranslate2":
         return None
@@ -88,4 +75,4 @@ def predictor(wanted: Format, folder: Path | None, config: Config, alike: str) -
         asr = load_ggml(folder, outline(alike, config.model.cache_dir))
     else:
         asr = load_model(config, folder)
-    return lambda batch: predictions(asr, batch)
+    return divergence.predictor(asr) if asr.model.config.vocab_size == vocabulary else None

@@ -5,6 +5,9 @@ Only `MatMul` and `Gather`: integer convolutions are slower than float ones here
 and positions are small. The logits' product reads the token embedding transposed; the transposed
 matrix is stored (as int8 both together take what one float16 matrix does), because onnxruntime
 quantises weights only where they are constants. Rows are rounded separately in matrix products.
+
+Weights are unsigned like activations: a processor without VNNI adds up unsigned times signed bytes
+in 16 bits, which overflow (tiny.en's encoder is then off by 17 % instead of 7 %).
 """
 
 import logging
@@ -50,7 +53,7 @@ def quantise(source: Path, target: Path) -> None:
             target,
             op_types_to_quantize=["MatMul", "Gather"],
             per_channel=True,
-            weight_type=QuantType.QInt8,
+            weight_type=QuantType.QUInt8,
             use_external_data_format=large,
             extra_options={"MatMulConstBOnly": True},
         )

@@ -24,10 +24,11 @@ from owl.config.load import Config
 from owl.data.load import Dataset
 from owl.errors import UnsupportedFormat
 from owl.evaluate.compare import RATES, pairs
+from owl.evaluate.divergence import Teacher
 from owl.evaluate.stored import normalizer_of, transcripts
 from owl.evaluate.transcribe import Transcription
 from owl.export.advice import REFERENCE, Row
-from owl.export.closeness import Teacher, predictor
+from owl.export.closeness import kl_of, predictor, teacher_of
 from owl.export.formats import add_short, dense_bytes, loads_in, save, stored_dtype
 from owl.export.measure import Measurement, in_fresh_process, measure, weights_digest, windows
 from owl.kernels.intervals import wer_interval
@@ -74,7 +75,7 @@ def measure_row(
         same_text=sum(a == b for a, b in texts) / len(texts),
         same_weights=True if compared else None,
         loads_in=loads_in(name, pruned.model),
-        kl=_kl(teacher, wanted, folder, run.config, str(run.folder / "pruned")),
+        kl=_kl(teacher, original, wanted, folder, run.config, str(run.folder / "pruned")),
     )
 
 
@@ -103,7 +104,7 @@ def dense_rows(
     heard = {weights_digest(original.model, torch.float32): said}
 
     def add(name: str, kind: str, folder: Path | None, config: Config = run.config) -> None:
-        kl = _kl(teacher, FORMATS[kind], folder, config, config.model.name)
+        kl = _kl(teacher, original, FORMATS[kind], folder, config, config.model.name)
         for window in windows(config):
             given = FORMATS[kind], folder and str(folder), config, datasets, torch.float16, heard
             found = in_fresh_process(measure, *given, window)
@@ -133,14 +134,21 @@ def teacher(run: Run, original: Whisper, datasets: Sequence[Dataset]) -> Teacher
     """The dense model's predictions; None where `output.peers` does not ask for them."""
     if not run.config.output.peers:
         return None
-    return Teacher(original, datasets, run.config.evaluation.batch_size, run.folder)
+    return teacher_of(original, datasets, run.config.evaluation.batch_size, run.folder)
 
 
 def _kl(
-    teacher: Teacher | None, wanted: Format, folder: Path | None, config: Config, alike: str
+    teacher: Teacher | None,
+    original: Whisper,
+    wanted: Format,
+    folder: Path | None,
+    config: Config,
+    alike: str,
 ) -> float | None:
-    predict = predictor(wanted, folder, config, alike) if teacher else None
-    return teacher.divergence(predict) if predict else None
+    if teacher is None:
+        return None
+    predict = predictor(wanted, folder, config, alike, original.model.config.vocab_size)
+    return kl_of(teacher, predict) if predict else None
 
 
 def _row(

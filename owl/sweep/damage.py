@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from owl.evaluate.compare import kl_summary
-from owl.evaluate.divergence import divergence_from
+from owl.evaluate.divergence import predictor
 from owl.model.decoding import States, encode, input_features
 from owl.model.whisper import Block, Whisper, weight_counts
 from owl.prune import pipeline, search, weights
@@ -122,7 +122,7 @@ def kinds(side: Sequence[Block]) -> dict[str, list[Block]]:
 def _encoded(dense: Whisper, heard: Sequence[Heard]) -> States:
     """What the dense encoder makes of the clips, which pruning in the decoder does not change."""
     states = States()
-    for batch in (batch for one in heard for batch in one.batches):
+    for batch in (batch for one in heard for batch in one.teacher.batches):
         audio = [clip.audio for clip in batch.clips]
         states.keep(audio, encode(dense.model, input_features(dense, audio)))
     return states
@@ -130,8 +130,6 @@ def _encoded(dense: Whisper, heard: Sequence[Heard]) -> States:
 
 def _divergence(asr: Whisper, heard: Sequence[Heard], states: States | None) -> dict:
     """From the dense model, over the clips of all datasets: kl (nats per token), low, high."""
-    rows = [
-        row for one in heard for row in divergence_from(one.batches, one.answers(), asr, states)
-    ]
+    rows = [row for one in heard for row in one.teacher.divergence(predictor(asr, states))]
     found = kl_summary(rows)
     return {key: found[key] for key in ("kl", "low", "high")}

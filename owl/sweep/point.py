@@ -8,19 +8,17 @@ calibration seed: the calibration text and the outlier ratios. All are keyed by 
 import copy
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from owl.config.formats import FORMATS
 from owl.data.load import Clip, Dataset
 from owl.errors import DataError
 from owl.evaluate.compare import counted, kl_summary, of_one
-from owl.evaluate.divergence import TextBatch, divergence_from, predictions, text_batches
+from owl.evaluate.divergence import Teacher, predictor, text_batches
 from owl.evaluate.stored import hear, normalizer_of
 from owl.export.formats import save
 from owl.model import whisper
@@ -40,15 +38,7 @@ class Heard:
 
     dataset: Dataset
     normalizer: str
-    batches: list[TextBatch]
-    # folder with one file of log probabilities per batch: all together may be larger than the
-    # memory
-    teacher: Path
-
-    def answers(self) -> Iterator[Tensor]:
-        """The dense model's log probabilities for each batch, (clips, text + 1, vocabulary)."""
-        for index in range(len(self.batches)):
-            yield load_file(self.teacher / f"{index}.safetensors")["logs"]
+    teacher: Teacher
 
 
 @dataclass(frozen=True)
@@ -143,7 +133,7 @@ def _score(config, asr: Whisper, heard: Heard) -> dict:
     states = States()
     said = hear(config, asr, heard.dataset, states, heard.dataset.name)
     errors, units, unit = counted(said, heard.normalizer, config.evaluation.metrics)
-    kl = divergence_from(heard.batches, heard.answers(), asr, states)
+    kl = heard.teacher.divergence(predictor(asr, states))
     return {
         "name": heard.dataset.name,
         **of_one(said, heard.normalizer, unit),
@@ -172,14 +162,14 @@ def _heard(job: Job, config, asr: Whisper, dataset: Dataset) -> Heard:
             f"'{dataset.name}' has no clip with text that fits the model's window, so no "
             "divergence can be measured; leave it out"
         )
-    path, heard = (
+    path, teacher = (
         stem.with_name(f"{stem.name}.json"),
-        Heard(dataset, normalizer, batches, stem.with_name(f"{stem.name}-{key}")),
+        Teacher(batches, stem.with_name(f"{stem.name}-{key}")),
     )
-    if not heard.teacher.exists():
-        with whole_folder(heard.teacher, keep=True) as folder:
-            for index, batch in enumerate(batches):
-                save_file({"logs": predictions(asr, batch)}, folder / f"{index}.safetensors")
+    heard = Heard(dataset, normalizer, teacher)
+    if not teacher.folder.exists():
+        with whole_folder(teacher.folder, keep=True) as folder:
+            teacher.write(asr, folder)
     if not (path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key):
         keep(path, {"model": job.model, "key": key, **_score(config, asr, heard)})
     return heard
