@@ -17,8 +17,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # no such switch
 if hasattr(LIBC := ctypes.CDLL(None), "mallopt"):
     MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # names in malloc.h
-    LIBC.mallopt(MMAP_THRESHOLD, 128 * 2**20)
-    LIBC.mallopt(TRIM_THRESHOLD, 256 * 2**20)
+    # an old one refuses the first, and without it the second makes things worse
+    if LIBC.mallopt(MMAP_THRESHOLD, 128 * 2**20):
+        LIBC.mallopt(TRIM_THRESHOLD, 256 * 2**20)
 
 # the repository: defaults, generated folders and recorded paths are relative to it
 ROOT = Path(__file__).resolve().parents[1]

@@ -15,11 +15,11 @@ import torch
 from transformers import WhisperFeatureExtractor, WhisperProcessor, WhisperTokenizer
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from owl.config.formats import FORMATS, with_int8
+from owl.config.formats import FORMATS, short_folder, with_int8
 from owl.config.load import load as load_config
 from owl.errors import ModelError, UnsupportedFormat
-from owl.export.formats import save
-from owl.export.ggml import FILE, SILENCE, export_ggml, export_short, load_ggml, short
+from owl.export import formats
+from owl.export.ggml import FILE, SILENCE, export_ggml, export_short, load_ggml
 from owl.export.ggml_file import GRIDS, check, layout, openai_name
 from owl.export.ggml_file import read as read_whole
 from owl.export.measure import in_fresh_process, measure
@@ -29,7 +29,9 @@ from owl.model.decoding import encode, greedy, input_features, torch_decoder
 from owl.model.shapes import drop_layers, remember
 from owl.model.whisper import Whisper
 from owl.run.experiment import evaluation_sets
+from owl.run.record import Run
 from tests.conftest import ROOT
+from tests.test_deployment import PRUNING, run_in
 from tests.tiny import make_clips, make_model
 
 pytestmark = pytest.mark.slow  # every test exports
@@ -270,12 +272,12 @@ def shortened(tmp_path_factory, asr):
 
 
 def test_the_file_for_short_windows_begins_with_the_windows_last_second(shortened):
-    whole, turned = (dict(read_whole(one / FILE)) for one in (shortened, short(shortened)))
+    whole, turned = (dict(read_whole(one / FILE)) for one in (shortened, short_folder(shortened)))
     name = "encoder.positional_embedding"
     assert np.array_equal(turned[name], np.concatenate([whole[name][-50:], whole[name][:-50]]))
     rest = whole.keys() - {name}
     assert rest and all(np.array_equal(whole[one], turned[one]) for one in rest)
-    silence, rate = soundfile.read(short(shortened) / SILENCE)
+    silence, rate = soundfile.read(short_folder(shortened) / SILENCE)
     assert (rate, len(silence), np.abs(silence).max()) == (16_000, 16_000, 0)
 
 
@@ -287,24 +289,38 @@ def test_short_windows_are_as_long_as_whisper_cpps_attention_reads(seconds, fram
     assert short_frames(round(16_000 * seconds)) == frames
 
 
-def in_short_windows(asr, waves, **settings):
+def in_short_windows(asr, waves, cap=None, silence=16_000, turned=50):
     """What PyTorch says with the window's last second before the speech."""
     encoder, said = copy.deepcopy(asr.model), []
     positions = encoder.model.encoder.embed_positions.weight
-    positions.data.copy_(positions.data.roll(50, dims=0))
+    positions.data.copy_(positions.data.roll(turned, dims=0))
     for wave in waves:
-        behind = np.concatenate([np.zeros(16_000, np.float32), wave])
+        behind = np.concatenate([np.zeros(silence, np.float32), wave])
         features = input_features(asr, [behind])[:, :, : 2 * short_frames(len(wave))]
-        said += greedy(asr.model, encode(encoder, features), language=None, **settings)
+        said += greedy(asr.model, encode(encoder, features), language=None, max_new_tokens=cap)
     return said
 
 
-@pytest.mark.parametrize("cap", [1, 2])
-def test_whisper_cpp_reads_short_windows_as_pytorch_would(asr, shortened, cap):
-    waves = [audio()[1], audio()[0][:4000]]
-    whisper = CppWhisper(shortened, asr, 1, "speech")
-    said = cpp_decoder(whisper, asr.processor, max_new_tokens=cap)(waves)
-    assert said == in_short_windows(asr, waves, max_new_tokens=cap)
+def test_whisper_cpp_reads_short_windows_as_pytorch_would(tmp_path):
+    """A model that looks at what it hears and where: without the silence before, or without turning
+    the positions, it says something else.
+    """
+    asr, waves = tiny(), [audio()[1], audio()[0][:4000], audio()[0]]
+    with torch.no_grad():
+        asr.model.model.encoder.embed_positions.weight.mul_(3)
+        for layer in asr.model.model.decoder.layers:
+            for linear in (layer.encoder_attn.q_proj, layer.encoder_attn.k_proj):
+                linear.weight.mul_(10)
+            layer.encoder_attn.v_proj.weight.mul_(10)
+            layer.encoder_attn.out_proj.weight.mul_(10)
+    folder = tmp_path / "ggml"
+    folder.mkdir()
+    export_ggml(asr, folder)
+    export_short(folder)
+    whisper, expected = CppWhisper(folder, asr, 1, "speech"), in_short_windows(asr, waves, 2)
+    assert cpp_decoder(whisper, asr.processor, max_new_tokens=2)(waves) == expected
+    for others in (in_short_windows(asr, waves, 2, turned=0), in_short_windows(asr, waves, 2, 0)):
+        assert all(one != other for one, other in zip(expected, others))
 
 
 def test_a_clip_too_long_for_a_short_window_is_read_in_a_full_one(asr, shortened):
@@ -503,18 +519,30 @@ def test_an_outline_has_settings_and_no_weights(tmp_path):
     assert {one.device.type for one in outline.model.parameters()} == {"meta"}
 
 
-def test_a_fresh_process_measures_what_the_record_writes(tmp_path, asr):
+@pytest.mark.parametrize("window", ["full", "speech"])
+def test_a_fresh_process_measures_what_is_written_for_the_runs_windows(tmp_path, asr, window):
     asr.model.save_pretrained(tmp_path / "model")
     asr.processor.save_pretrained(tmp_path / "model")
-    overrides = {"samples": 2, "model": str(tmp_path / "model")}
-    config = load_config(ROOT / "configs" / "demo.json", overrides)
-    (tmp_path / "ggml-q8_0").mkdir()
-    save("ggml-q8_0", asr, tmp_path / "ggml-q8_0", dtype=torch.float16, papers={})
-    given = FORMATS["ggml-q8_0"], str(tmp_path / "ggml-q8_0"), config, evaluation_sets(config)
-    found = in_fresh_process(measure, *given, torch.float16, {}, "full")
-    assert (found.runtime, found.device, found.weights) == ("whisper.cpp", "cpu", None)
-    assert found.first_token_seconds > 0 and found.said[0].rtfx > 0
+    overrides = {"samples": 2, "model": str(tmp_path / "model"), "window": window}
+    run = run_in(tmp_path, load_config(ROOT / "configs" / "demo.json", overrides))
+    folder, reason = formats.write("ggml-q8_0", run, asr, PRUNING, {"datasets": []})
+    assert reason is None and short_folder(folder).is_dir() == (window == "speech")
+    given = FORMATS["ggml-q8_0"], str(folder), run.config, evaluation_sets(run.config)
+    found = in_fresh_process(measure, *given, torch.float16, {}, window)
+    assert (found.runtime, found.window, found.device) == ("whisper.cpp", window, "cpu")
+    assert found.weights is None and found.first_token_seconds > 0 and found.said[0].rtfx > 0
     assert all(one.tokens > 0 for said in found.said for one in said.transcripts)
+    short_folder(folder).mkdir(exist_ok=True)  # of an earlier run
+    full = run.config.model_copy(update={"evaluation": evaluation_in_full(run.config)})
+    formats.write("ggml-q8_0", Run("mine", tmp_path, full), asr, PRUNING, {"datasets": []})
+    assert folder.is_dir() and not short_folder(folder).exists()
+    short_folder(folder).mkdir()
+    formats.remove_others([], run)
+    assert not folder.exists() and not short_folder(folder).exists()
+
+
+def evaluation_in_full(config):
+    return config.evaluation.model_copy(update={"window": "full"})
 
 
 def test_openais_model_has_the_published_bytes_and_says_the_same(shared, tmp_path):
@@ -532,7 +560,7 @@ def test_openais_model_has_the_published_bytes_and_says_the_same(shared, tmp_pat
     assert said == torch_decoder(asr)(waves)
     export_short(tmp_path / "f16")
     said = cpp_decoder(CppWhisper(tmp_path / "f16", asr, 1, "speech"), asr.processor)(waves)
-    assert said == in_short_windows(asr, waves, max_new_tokens=None)
+    assert said == in_short_windows(asr, waves)
 
 
 @pytest.mark.parametrize("grid", GRIDS)

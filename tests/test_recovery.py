@@ -494,7 +494,7 @@ def test_the_loss_of_norms_is_that_of_both_models_side_by_side():
     expected = (dense_logs.exp() * (dense_logs - logs)).sum() / len(logs)
     expected += off.square().sum() / wanted["decoder.1"][rows].square().sum()
     heard = encode(model, batch.features)
-    found = norms._Lesson(model, dense, batch, heard).loss(model).item()
+    found = norms._Lesson(dense, batch, heard).loss(model).item()
     assert found == pytest.approx(expected.item(), rel=2e-2)  # half precision
 
 
@@ -512,7 +512,7 @@ def test_norms_learns_in_the_windows_that_the_run_reads_from_a_teacher_in_full_o
     listen = listener(partial(input_features, asr), partial(encode, dense), "speech")
     heard = listen([one.audio for one in short[:6]])
     batch = examples.pad(asr, short[:6], language=None, crop=False)
-    by_hand = norms._Lesson(dense, dense, batch, heard)
+    by_hand = norms._Lesson(dense, batch, heard)
     assert speech.kl_before == pytest.approx(by_hand.kl(dense) / by_hand.count)
 
 

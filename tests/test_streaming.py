@@ -154,7 +154,7 @@ def test_a_token_of_a_characters_later_bytes_begins_none():
     tokenizer = tiny.make_processor().tokenizer
     tokens = tokenizer("日本", add_special_tokens=False).input_ids
     begins = [streaming._begins_character(tokenizer, token) for token in tokens]
-    assert len(tokens) > 2 and sum(begins) < len(tokens)
+    assert begins == [True, False, False, True, False, False]
     (letter,) = tokenizer("a", add_special_tokens=False).input_ids
     assert streaming._begins_character(tokenizer, letter)
 

@@ -5,6 +5,7 @@ imported when it is used: runtimes take seconds to import, and a config needs no
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 INT8 = "int8"
 BITS = {INT8: 8, "q8_0": 8, "q5_0": 5, "q4_0": 4}  # of the grids
@@ -75,6 +76,11 @@ FORMATS = _PLAIN | {
 
 # what people take instead, the dense model in one command: measured where `output.peers` asks
 PEERS = ("ggml", "ggml-q8_0", "ggml-q5_0", "ggml-q4_0", "ct2-int8", "onnx-int8")
+
+
+def short_folder(folder: Path) -> Path:
+    """Beside the `folder` of a format of whisper.cpp: the file that it reads in short windows."""
+    return folder.with_name(f"{folder.name}-speech")
 
 
 def with_calibrated(names: Sequence[str], bits: int) -> list[str]:

@@ -42,22 +42,21 @@ Predictor = Callable[[TextBatch], Tensor]
 
 @dataclass(frozen=True)
 class Teacher:
-    """The dense model's `predictions` for batches, one file each in `folder`: all together may be
-    larger than the memory.
-    """
+    """The dense model's `predictions` for batches, as `write_predictions` left them in `folder`."""
 
     batches: list[TextBatch]
     folder: Path
-
-    def write(self, dense: Whisper, folder: Path) -> None:
-        """Make the files, in `folder` where it is not yet this one's."""
-        for index, batch in enumerate(tqdm(self.batches, desc="dense predictions", unit="batch")):
-            save_file({"logs": predictions(dense, batch)}, folder / f"{index}.safetensors")
 
     def divergence(self, predict: Predictor) -> list[dict]:
         """`divergence_from` the dense model."""
         files = (self.folder / f"{index}.safetensors" for index in range(len(self.batches)))
         return divergence_from(self.batches, (load_file(one)["logs"] for one in files), predict)
+
+
+def write_predictions(dense: Whisper, batches: Sequence[TextBatch], folder: Path) -> None:
+    """`predictions` for each batch as a file: all together may be larger than the memory."""
+    for index, batch in enumerate(tqdm(batches, desc="dense predictions", unit="batch")):
+        save_file({"logs": predictions(dense, batch)}, folder / f"{index}.safetensors")
 
 
 def text_batches(

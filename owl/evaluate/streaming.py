@@ -1,6 +1,6 @@
 """A clip as a live stream: heard step by step through a growing buffer, words confirmed when two
-successive hypotheses agree, and when that was. In scripts without spaces between words a character
-is a word.
+successive hypotheses agree, and when that was. In scripts without spaces between words, or where
+the config counts characters, a character is a word.
 
 The stream's clock is simulated. After every step there is one hypothesis; it begins when its audio
 is there and the one before it is done, and takes the seconds that the model takes on this machine.
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from owl.data.load import RATE, Clip
 from owl.evaluate.compare import RATES
 from owl.kernels.agreement import settled, word_ends
+from owl.kernels.byte_letters import BYTE_OF
 from owl.kernels.scoring import score
 from owl.model.decoding import encode, input_features
 from owl.model.following import follow
@@ -131,8 +132,9 @@ def _begins_word(tokenizer, token: int) -> bool:
 
 
 def _begins_character(tokenizer, token: int) -> bool:
-    """Some tokens are later bytes of a character, which no text begins with."""
-    return not tokenizer.decode([token]).startswith("\N{REPLACEMENT CHARACTER}")
+    """Some tokens begin with later bytes of a character, 10xxxxxx in UTF-8."""
+    letter = tokenizer.convert_ids_to_tokens(token)[:1]
+    return BYTE_OF.get(letter, 0) & 0b1100_0000 != 0b1000_0000
 
 
 def _characters(text: str) -> list[str]:

@@ -18,7 +18,7 @@ from owl.config.formats import Format
 from owl.config.load import Config
 from owl.data.load import Dataset
 from owl.evaluate import divergence
-from owl.evaluate.divergence import Predictor, Teacher, text_batches
+from owl.evaluate.divergence import Predictor, Teacher, text_batches, write_predictions
 from owl.model.decoding import log_mel
 from owl.model.loading import outline
 from owl.model.whisper import Whisper
@@ -42,7 +42,7 @@ def teacher_of(
     ]
     teacher = Teacher(batches, Path(tempfile.mkdtemp(dir=folder)))
     weakref.finalize(teacher, shutil.rmtree, teacher.folder, ignore_errors=True)
-    teacher.write(dense, teacher.folder)
+    write_predictions(dense, batches, teacher.folder)
     return teacher
 
 
@@ -56,8 +56,8 @@ def predictor(
     wanted: Format, folder: Path | None, config: Config, alike: str, vocabulary: int
 ) -> Predictor | None:
     """What predicts as `folder` does (None: the config's own, dense model); None for a runtime that
-    gives no probabilities, and a model with another number of tokens than `vocabulary`. `alike`
-    names a model of the same shape, which a ggml file does not say.
+    gives no probabilities, and where PyTorch's weights are of another number of tokens than
+    `vocabulary`. `alike` names a model of the same shape, which a ggml file does not say.
     """
     if wanted.runtime == "ctranslate2":
         return None

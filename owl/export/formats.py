@@ -10,11 +10,10 @@ from pkgutil import resolve_name
 import torch
 from transformers import AutoConfig
 
-from owl.config.formats import BITS, FORMATS, INT8
+from owl.config.formats import BITS, FORMATS, INT8, short_folder
 from owl.errors import UnsupportedFormat
 from owl.evaluate.compare import headline
 from owl.export import huggingface
-from owl.export.ggml import export_short, short
 from owl.kernels.patterns import SMALLER
 from owl.kernels.records import ALLOCATIONS, SOLVERS
 from owl.kernels.texts import broken
@@ -40,7 +39,7 @@ def remove_others(wanted: Sequence[str], run: Run) -> None:
 
 
 def _remove(folder: Path) -> None:
-    for one in (folder, short(folder)):
+    for one in (folder, short_folder(folder)):
         shutil.rmtree(one, ignore_errors=True)
 
 
@@ -52,6 +51,7 @@ def write(
     """
     target = export_folder(run, name)
     papers = _papers(run, pruning, measured, stock=is_stock(pruned.model.config))
+    shutil.rmtree(short_folder(target), ignore_errors=True)  # an earlier model's
     try:
         if FORMATS[name].calibrated:
             pruned = rounding.calibrated(run, pruned, FORMATS[name].grid)
@@ -60,7 +60,6 @@ def write(
     except UnsupportedFormat as error:
         _remove(target)
         return target, str(error)
-    shutil.rmtree(short(target), ignore_errors=True)
     add_short(name, target, run.config.evaluation.window)
     return target, None
 
@@ -68,6 +67,8 @@ def write(
 def add_short(name: str, folder: Path, window: Window) -> None:
     """Beside the `folder` of format `name` what short windows need of their own, if they do."""
     if FORMATS[name].runtime == "whisper.cpp" and window == "speech":
+        from owl.export.ggml import export_short
+
         export_short(folder)
 
 

@@ -2,7 +2,7 @@
 
 A block is 32 weights of a row under one float16 scale, to 8, 5 or 4 bits; the rounding is gguf's,
 which is ggml's own. Zero is a level of all of these grids, so that a pruned weight stays zero.
-whisper.cpp always computes in windows of 30 s and knows special tokens by their place in OpenAI's
+whisper.cpp goes through audio by 30 s and knows special tokens by their place in OpenAI's
 vocabularies alone; its layers all have OpenAI's proportions. What is otherwise is refused.
 """
 
@@ -16,6 +16,7 @@ from gguf import quants
 from torch import nn
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from owl.config.formats import short_folder
 from owl.data.load import RATE
 from owl.errors import UnsupportedFormat
 from owl.export.ggml_file import (
@@ -32,6 +33,7 @@ from owl.export.ggml_file import (
     write_head,
     write_tensor,
 )
+from owl.kernels.byte_letters import BYTE_OF
 from owl.model.generation import END, NO_TIMESTAMPS, START
 from owl.model.whisper import SAMPLES_PER_FRAME, Whisper
 from owl.model.windows import SECOND
@@ -68,21 +70,16 @@ def export_ggml(asr: Whisper, folder: Path, *, grid: str = "f16") -> None:
             write_tensor(file, name, tensor, quants.quantize(values, tensor.type))
 
 
-def short(folder: Path) -> Path:
-    """Where `export_short` writes what belongs to the file in `folder`: beside it."""
-    return folder.with_name(f"{folder.name}-speech")
-
-
 def export_short(folder: Path) -> None:
-    """Write `short(folder)`, whole or not at all: the file in `folder` for windows that are as
-    short as the speech (whisper.cpp's `audio_ctx`), and a second of silence to put before it.
+    """Write `short_folder(folder)`, whole or not at all: the file in `folder` for windows as short
+    as the speech (whisper.cpp's `audio_ctx`), and a second of silence to put before it.
 
     A decoder stops where it sees a window end in silence (`owl.model.windows`), and whisper.cpp
     can hand it nothing but its own encoder's output. But attention knows no order beside the
     positions: those of the window's last second stand first here, so that silence before the speech
     is the end of the window behind it.
     """
-    with whole_folder(short(folder)) as target:
+    with whole_folder(short_folder(folder)) as target:
         shutil.copyfile(folder / FILE, target / FILE)
         turn(target / FILE, "encoder.positional_embedding", SECOND)
         soundfile.write(target / SILENCE, np.zeros(SECOND * SAMPLES_PER_FRAME, np.int16), RATE)
@@ -185,19 +182,14 @@ def _check_tokens(asr: Whisper) -> None:
 def _words(asr: Whisper) -> list[bytes]:
     """The bytes of the tokens that a file spells out, in order."""
     known = {place: token for token, place in asr.processor.tokenizer.get_vocab().items()}
-    # as GPT-2 wrote bytes: what is printed stands for itself, the others are counted from 256 on
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    bytes_of = {chr(byte): byte for byte in shown}
-    bytes_of |= {chr(256 + place): byte for place, byte in enumerate(hidden)}
     words = []
     for place in range(WORDS):
         token = known.get(place)
-        if token is None or not set(token) <= bytes_of.keys():
+        if token is None or not set(token) <= BYTE_OF.keys():
             raise UnsupportedFormat(
                 f"whisper.cpp needs a byte-level vocabulary; token {place} is {token!r}"
             )
-        words.append(bytes(bytes_of[letter] for letter in token))
+        words.append(bytes(BYTE_OF[letter] for letter in token))
     if b" " not in words:
         raise UnsupportedFormat("whisper.cpp needs the space as a token of its own")
     return words

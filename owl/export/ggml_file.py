@@ -201,7 +201,8 @@ def _opened(path: Path) -> tuple[Sizes, dict[str, int]]:
             return _check(file, path.stat().st_size)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"'{path}' is no whole ggml Whisper: {error}; export it again with FORMATS=ggml"
+            f"'{path}' is no whole ggml Whisper: {error}; export it again with FORMATS=ggml (and "
+            "WINDOW=speech for a folder …-speech)"
         ) from error
 
 

@@ -16,8 +16,9 @@ import _pywhispercpp as pw
 import numpy as np
 import torch
 
+from owl.config.formats import short_folder
 from owl.errors import ModelError
-from owl.export.ggml import FILE, POSITIONS, short
+from owl.export.ggml import FILE, POSITIONS
 from owl.export.ggml_file import check
 from owl.model.decoding import Decoded, Decoder, text_tokens, token_cap
 from owl.model.whisper import SAMPLES_PER_FRAME, Whisper, language_of, task_of, window_samples
@@ -26,15 +27,16 @@ from owl.model.windows import MARGIN, SECOND, Window
 GREEDY = pw.whisper_sampling_strategy.WHISPER_SAMPLING_GREEDY
 ERROR = 4  # a level of ggml's log
 SHORTEST = 3200  # samples; whisper.cpp does not listen to what is shorter than 0.1 s
-PADDED = (
-    256  # frames; its attention reads as many more as there are nothings to their next multiple
-)
+PADDED = 256  # frames; its attention reads whole multiples, zeros where there are none
 
 
 class CppWhisper:
     """The ggml file in `folder`, ready to decode on the CPU with `threads` (default: as many as
     PyTorch uses). The file has no generation settings: `settings` is the model that it was made
     from, its weights unused. ModelError for a file that is not whole.
+
+    `window` "speech": the file beside it, of `owl.export.ggml.export_short`; the full one is opened
+    by the first clip that is too long for it, more than 24 s.
     """
 
     def __init__(
@@ -42,15 +44,13 @@ class CppWhisper:
     ):
         self.settings = settings
         self.threads = threads or torch.get_num_threads()
-        self._files = {"full": folder / FILE, "speech": short(folder) / FILE}
+        self._files = {"full": folder / FILE, "speech": short_folder(folder) / FILE}
         self._opened: dict[Window, object] = {}
         self._window = window
         self._context(window)
 
     def _context(self, window: Window):
-        """whisper.cpp's, of the file for such windows: the whole one is not needed by short clips
-        alone.
-        """
+        """whisper.cpp's context of the file for such windows, opened when first needed."""
         if window not in self._opened:
             self._opened[window] = _load(self._files[window])
             weakref.finalize(self, pw.whisper_free, self._opened[window])
@@ -62,9 +62,7 @@ class CppWhisper:
         """
         model = self.settings.model
         settings = model.generation_config
-        params = pw.whisper_full_default_params(
-            pw.whisper_sampling_strategy.WHISPER_SAMPLING_GREEDY
-        )
+        params = pw.whisper_full_default_params(GREEDY)
         params.n_threads, params.print_progress = self.threads, False
         params.no_timestamps = params.single_segment = params.no_context = True
         params.temperature_inc, params.logprob_thold = 0.0, -float("inf")

@@ -20,6 +20,7 @@ from owl.prune.sensitivity import CLIPS
 # windows' worth of the encoder, per calibration window: sums of every input; Gram matrices, with
 # every block run twice; forward and backward
 SUMS, GRAMS, BACKWARD = 2.0, 2.5, 4.0
+SHORT = 0.4  # of a full window's time: a short one, heard beside it
 PRUNINGS = 5.0  # what the measured allocation costs
 STARTING = 10.0  # seconds for Python, torch and transformers to start, each notebook or format
 
@@ -58,7 +59,7 @@ def steps(
             "distill": training + 60 * recovery.minutes,
             "norms": (2 + recovery.epochs) * clips * window,
         }.get(recovery.method, 0),
-        "transcripts": 2 * heard,
+        "transcripts": 2 * heard * (1 + SHORT * (config.evaluation.window == "speech")),
         "formats": STARTING * len(config.formats) + heard * others + peers,
         "starting": 4 * STARTING,
     }

@@ -57,7 +57,7 @@ def train(
             heard = [chosen[index] for index in part]
             states = listen([one.audio for one in heard])
             batch = pad(teacher, heard, language=language, crop=False)
-            lessons.append(_Lesson(model, teacher.model, batch, states))
+            lessons.append(_Lesson(teacher.model, batch, states))
         return lessons
 
     lessons, asked = prepared(examples), prepared(held_out)
@@ -86,7 +86,7 @@ class _Lesson:
     memory, and the last states of the teacher's decoder.
     """
 
-    def __init__(self, student, teacher, batch: Padded, heard: Tensor):
+    def __init__(self, teacher, batch: Padded, heard: Tensor):
         self.teacher, self.tokens, self.rows = teacher, batch.tokens, batch.counted
         self.heard, self.count = heard.half().clone(), int(batch.counted.sum())
         features = batch.features.to(next(teacher.parameters()))

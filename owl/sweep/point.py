@@ -18,7 +18,7 @@ from owl.config.formats import FORMATS
 from owl.data.load import Clip, Dataset
 from owl.errors import DataError
 from owl.evaluate.compare import counted, kl_summary, of_one
-from owl.evaluate.divergence import Teacher, predictor, text_batches
+from owl.evaluate.divergence import Teacher, predictor, text_batches, write_predictions
 from owl.evaluate.stored import hear, normalizer_of
 from owl.export.formats import save
 from owl.model import whisper
@@ -169,7 +169,7 @@ def _heard(job: Job, config, asr: Whisper, dataset: Dataset) -> Heard:
     heard = Heard(dataset, normalizer, teacher)
     if not teacher.folder.exists():
         with whole_folder(teacher.folder, keep=True) as folder:
-            teacher.write(asr, folder)
+            write_predictions(asr, batches, folder)
     if not (path.exists() and json.loads(path.read_text(encoding="utf-8")).get("key") == key):
         keep(path, {"model": job.model, "key": key, **_score(config, asr, heard)})
     return heard
