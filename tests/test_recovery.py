@@ -263,6 +263,34 @@ def test_the_loss_is_the_divergence_and_the_relative_errors_written_out():
     )
 
 
+def test_in_short_windows_the_student_reads_the_speech_and_the_teacher_all():
+    """Against the window and the silence's end put together here; a clip that fills the window
+    leaves nothing to shorten.
+    """
+    dense = make_model(max_source_positions=200)
+    asr = Whisper(dense, tiny.fitting_processor(200))
+    short = [examples.Example(one.audio[:3200], one.tokens) for one in EXAMPLES[:6]]
+    silence = input_features(asr, [np.zeros(320, np.float32)])
+    (wanted,) = distill.lessons(asr, short, language=None, batch_size=6)
+    batch = wanted.batch
+    assert distill.divergence(dense, [wanted]) == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        end = whisper.encode_audio(dense, silence)[:, -50:].expand(6, -1, -1)
+        heard = torch.cat([whisper.encode_audio(dense, batch.features[:, :, :100]), end], dim=1)
+        logits = dense(encoder_outputs=(heard,), decoder_input_ids=batch.tokens).logits
+    logs = logits[batch.counted].log_softmax(-1)
+    kl = (wanted.logs.exp() * (wanted.logs - logs)).sum() / len(logs)
+    assert kl > 1e-5
+    assert distill.divergence(dense, [wanted], silence) == pytest.approx(kl.item(), rel=1e-3)
+    long = [examples.Example(np.tile(CLIPS[0].audio, 40)[:63_000], TEXTS[0])]
+    (whole,) = distill.lessons(asr, long, language=None, batch_size=1)
+    assert distill.divergence(dense, [whole], silence) == pytest.approx(0, abs=1e-6)
+    student = copy.deepcopy(dense)
+    settings = dict(language=None, rate=3e-3, batch_size=6, seed=0, steps=30, silence=silence)
+    course = distill.distill(student, asr, whisper.blocks(student), short, [wanted], **settings)
+    assert course.kept < 0.5 * course.kl_before == pytest.approx(0.5 * kl.item(), rel=1e-3)
+
+
 def test_models_of_different_depth_share_the_two_outputs():
     deep, shallow = make_model(), make_model(decoder_layers=1)
     wanted = distill.target(
@@ -541,6 +569,18 @@ def test_no_recovery_touches_and_measures_nothing(tmp_path):
         == "No recovery: this is the one-shot model."
     )
     assert recovery.curve([row]).empty
+
+
+@pytest.mark.parametrize("method", ["blockwise", "distill"])
+def test_a_run_in_short_windows_measures_its_recovery_in_them(tmp_path, method):
+    run = run_of(tmp_path, method, epochs=1)
+    read = run.config.evaluation.model_copy(update={"window": "speech"})
+    run = replace(run, config=run.config.model_copy(update={"evaluation": read}))
+    row, lessons, model = after_recovery(run)
+    assert lessons.silence is not None
+    after = distill.divergence(model, lessons.answers, lessons.silence)
+    assert row.held_out_kl_after == pytest.approx(after, rel=1e-5)
+    assert row.held_out_kl_after < row.held_out_kl_before == row.curve[0].kl
 
 
 @pytest.mark.parametrize("method, steps", [("blockwise", 3 * 4 * 4), ("distill", 3 * 4)])

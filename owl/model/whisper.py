@@ -389,10 +389,14 @@ def finish_decoder(model: WhisperForConditionalGeneration, states: Tensor) -> Te
 
 
 def teacher_forced(
-    model: WhisperForConditionalGeneration, features: Tensor, tokens: Tensor
+    model: WhisperForConditionalGeneration,
+    features: Tensor,
+    tokens: Tensor,
+    behind: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """(states, logits (clips, tokens, vocabulary)), with gradients; unlike the model's own forward
-    for any even number of mel frames.
+    for any even number of mel frames. `behind` (frames, d): what the decoder attends to behind the
+    encoder's output.
 
     `states`: what each block puts out, by the block's name, and the two stacks' normed outputs
     "encoder" and "decoder", (clips, rows, d).
@@ -403,6 +407,8 @@ def teacher_forced(
         if not block.in_decoder:
             states[block.name] = audio = run_block(block, audio)
     states["encoder"] = audio = finish_encoder(model, audio)
+    if behind is not None:
+        audio = torch.cat([audio, behind.expand(len(audio), -1, -1)], dim=1)
     for block in every:
         if block.in_decoder:
             states[block.name] = text = run_block(block, text, audio)

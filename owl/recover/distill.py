@@ -5,6 +5,9 @@ The teacher reads the same audio and the same text and its distribution over the
 target, so changed audio (clips joined, speed, gain, noise) is as good an example as recorded audio.
 The loss is KL(teacher ‖ student) per token plus the relative error of the hidden states after every
 block, which reaches each weight more directly (TinyBERT, arXiv 1909.10351).
+
+Where a run reads short windows (`owl.model.windows`) so does the student, and the teacher full
+ones: what is pruned and what is cut short are recovered together.
 """
 
 import time
@@ -17,7 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from owl.kernels.teacher_forcing import kl_terms
-from owl.model.whisper import Block, Whisper, teacher_forced
+from owl.model.decoding import encode
+from owl.model.whisper import SAMPLES_PER_FRAME, Block, Whisper, teacher_forced
+from owl.model.windows import SECOND, speech_window
 from owl.recover import training
 from owl.recover.examples import Example, Padded, altered, batches_per_pass, order, pad
 from owl.recover.training import Course, Point
@@ -40,12 +45,22 @@ class Target:
     logs: Tensor  # (counted positions, vocabulary) log probabilities
 
 
-def answer(model, batch: Padded) -> tuple[dict[str, Tensor], Tensor]:
+def answer(model, batch: Padded, silence: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
     """(states as from `owl.model.whisper.teacher_forced`, log probabilities (counted positions,
     vocabulary)) of a model on a batch.
+
+    With `silence`, a silent window's features (1, mel bins, 2·frames), in a short window that holds
+    the batch's longest clip.
     """
+    features, behind = batch.features, None
+    if silence is not None:
+        window = features.shape[2] // 2
+        longest = int(batch.frames.sum(1).max()) * SAMPLES_PER_FRAME
+        features = features[:, :, : 2 * speech_window(longest, window)]
+        if features.shape[2] < 2 * window:
+            behind = encode(model, silence.to(next(model.parameters())))[0, -SECOND:].clone()
     states, logits = teacher_forced(
-        model, batch.features.to(next(model.parameters())), batch.tokens
+        model, features.to(next(model.parameters())), batch.tokens, behind
     )
     return states, logits[batch.counted].float().log_softmax(-1)
 
@@ -56,12 +71,12 @@ def target(teacher, batch: Padded) -> Target:
     return Target(batch, *answer(teacher, batch))
 
 
-def losses(student, wanted: Target) -> tuple[Tensor, Tensor]:
+def losses(student, wanted: Target, silence: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(KL summed over the counted tokens, relative error of the hidden states: the encoder's mean
     plus the decoder's mean).
     """
     batch = wanted.batch
-    states, logs = answer(student, batch)
+    states, logs = answer(student, batch, silence)
     kl = kl_terms(wanted.logs, logs).sum()
     shared = states.keys() if states.keys() == wanted.states.keys() else STACKS
     hidden = torch.zeros((), device=kl.device)
@@ -74,15 +89,17 @@ def losses(student, wanted: Target) -> tuple[Tensor, Tensor]:
 
 
 def relative_error(states: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
-    """‖a − b‖² / ‖b‖² over the `rows` (clips, positions) of two (clips, positions, d)."""
-    wanted = wanted[rows].float()
+    """‖a − b‖² / ‖b‖² over the `rows` (clips, positions) of two (clips, positions, d), of which
+    `states` may end earlier, behind the rows.
+    """
+    wanted, rows = wanted[rows].float(), rows[:, : states.shape[1]]
     return (states[rows].float() - wanted).square().sum() / wanted.square().sum()
 
 
 @torch.no_grad()
-def divergence(student, held_out: Sequence[Target]) -> float:
-    """KL(teacher ‖ student) in nats per token."""
-    answers = [(wanted.logs, answer(student, wanted.batch)[1]) for wanted in held_out]
+def divergence(student, held_out: Sequence[Target], silence: Tensor | None = None) -> float:
+    """KL(teacher ‖ student) in nats per token; `silence` as for `answer`."""
+    answers = [(wanted.logs, answer(student, wanted.batch, silence)[1]) for wanted in held_out]
     total = sum(kl_terms(logs, own).sum().item() for logs, own in answers)
     return total / sum(len(logs) for logs, _ in answers)
 
@@ -106,6 +123,7 @@ def distill(
     held_out: Sequence[Target],
     *,
     language: str | None,
+    silence: Tensor | None = None,
     rate: float,
     batch_size: int,
     seed: int,
@@ -116,7 +134,7 @@ def distill(
     save_every: float = 60.0,
 ) -> Course:
     """Train the blocks `every` of `student` in place for `steps`, or else `minutes`; the weights of
-    the best held-out KL are kept.
+    the best held-out KL are kept. `silence` as for `answer`.
 
     With a `state_file` the state is written every `save_every` seconds, resumed by a later call
     with the same `key`, and removed at the end. With `steps` the result depends on nothing but the
@@ -127,7 +145,7 @@ def distill(
     state = _resume(state_file, key, parameters, optimiser)
     if state is None:
         state = {"step": 0, "seconds": 0.0, "curve": []}
-        _look(state, student, parameters, held_out)
+        _look(state, student, parameters, held_out, silence)
     began, saved = time.monotonic() - state["seconds"], time.monotonic()
     per_epoch = batches_per_pass(len(examples), batch_size)
     lengths = [len(one.audio) for one in examples]
@@ -144,16 +162,16 @@ def distill(
                 teacher._replace(model=student),
                 heard,
                 language=language,
-                crop=number % FULL_EVERY != 0,
+                crop=number % FULL_EVERY != 0 and silence is None,
             ),
         )
-        kl, hidden = losses(student, wanted)
+        kl, hidden = losses(student, wanted, silence)
         loss = kl / wanted.batch.counted.sum() + HIDDEN_WEIGHT * hidden
         training.step(optimiser, loss, pruned, training.learning_rate(rate, progress))
         state["step"], state["seconds"] = number + 1, time.monotonic() - began
         bar.update()
         if int(EVALUATIONS * _progress(state, minutes, steps)) > int(EVALUATIONS * progress):
-            _look(state, student, parameters, held_out)
+            _look(state, student, parameters, held_out, silence)
             bar.set_postfix(held_out_kl=f"{state['curve'][-1]['kl']:.4f}")
         if state_file and time.monotonic() - saved >= save_every:
             training.save_state(
@@ -175,9 +193,13 @@ def _progress(state: dict, minutes: float | None, steps: int | None) -> float:
 
 
 def _look(
-    state: dict, student, parameters: Sequence[nn.Parameter], held_out: Sequence[Target]
+    state: dict,
+    student,
+    parameters: Sequence[nn.Parameter],
+    held_out: Sequence[Target],
+    silence: Tensor | None,
 ) -> None:
-    kl = divergence(student, held_out)
+    kl = divergence(student, held_out, silence)
     if not state["curve"] or kl < min(row["kl"] for row in state["curve"]):
         state["best"] = training.snapshot(parameters)
     state["curve"].append({"step": state["step"], "minutes": state["seconds"] / 60, "kl": kl})

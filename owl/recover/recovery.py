@@ -10,10 +10,13 @@ chooses the best weights and says what recovery was worth. Evaluation clips are 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from owl.errors import DataError
-from owl.model.whisper import Block, Whisper, blocks, window_samples
+from owl.model.decoding import input_features
+from owl.model.whisper import SAMPLES_PER_FRAME, Block, Whisper, blocks, window_samples
 from owl.prune.calibration_text import Labels, calibration_batches
 from owl.recover import blockwise, distill, norms, training
 from owl.recover.blockwise import RecoveredBlock
@@ -29,7 +32,8 @@ from owl.run.record import Run
 class Lessons:
     """What every round of a run's recovery shares: the dense model as `teacher`, and the
     calibration clips, `learned` to train on, `held_out` to choose by, with the teacher's `answers`
-    to these where the method asks for probabilities. No clips where the run asks for no recovery.
+    to these where the method asks for probabilities. `silence`: a silent window's features where
+    the run reads short windows. No clips where the run asks for no recovery.
     """
 
     run: Run
@@ -37,6 +41,7 @@ class Lessons:
     learned: Labels
     held_out: Labels
     answers: list[Target]
+    silence: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,10 @@ def lessons_of(run: Run, teacher: Whisper, labels: Labels) -> Lessons:
         language=labels.language,
         batch_size=settings.recovery.batch_size,
     )
-    return Lessons(run, teacher, learned, held_out, answers)
+    silence = None
+    if run.config.evaluation.window == "speech":
+        silence = input_features(teacher, [np.zeros(SAMPLES_PER_FRAME, np.float32)])
+    return Lessons(run, teacher, learned, held_out, answers, silence)
 
 
 def recover(
@@ -209,7 +217,7 @@ def _epochs(lessons: Lessons, number: int) -> int:
 def _by_block(
     lessons: Lessons, student, every: Sequence[Block], epochs: int, rate: float
 ) -> Trained:
-    measure = lambda: distill.divergence(student, lessons.answers)
+    measure = lambda: distill.divergence(student, lessons.answers, lessons.silence)
     config, size = lessons.run.config, lessons.run.config.pruning.recovery.batch_size
     asr, teacher = lessons.teacher._replace(model=student), lessons.teacher.model
     batches = [
@@ -257,6 +265,7 @@ def _distill(lessons: Lessons, student, every: Sequence[Block], number: int) -> 
         examples,
         lessons.answers,
         language=lessons.learned.language,
+        silence=lessons.silence,
         rate=settings.recovery.learning_rate or distill.RATE,
         batch_size=settings.recovery.batch_size,
         seed=settings.calibration.seed,
