@@ -36,11 +36,15 @@ class Format:
     dense: tuple[str, ...] = ()
     # rounded with the calibration clips' error feedback (`owl.prune.rounding`), not plainly
     calibrated: bool = False
+    # what short windows need beside the folder (given to this function), if the runtime's decoder
+    # cannot be handed an encoder's output
+    short: str | None = None
 
 
 CALIBRATED = "-calibrated"  # behind the name of the format that rounds the same plainly
 _HF, _ONNX, _CT2 = "owl.export.huggingface", "owl.export.onnx", "owl.export.ct2"
 _IN_GGML = "whisper.cpp", "owl.export.ggml:export_ggml", "whisper.cpp"
+_SHORT_GGML = "owl.export.ggml:export_short"
 _COMPACT = "pytorch", f"{_HF}:export_compact", "owl.load"
 _IN_ONNX = "onnxruntime", f"{_ONNX}:export_onnx", "onnxruntime"
 _IN_CT2 = "ctranslate2", f"{_CT2}:export_ct2", f"{_CT2}:loads_in"
@@ -59,9 +63,16 @@ _PLAIN = {
         Format("onnx-int8", *_IN_ONNX, rounds="onnx", dense=("onnx", "onnx-int8")),
         Format("ct2", *_IN_CT2, dense=("ct2",)),
         Format("ct2-int8", *_IN_CT2, rounds="ct2", dense=("ct2", "ct2-int8")),
-        Format("ggml", *_IN_GGML, dense=("ggml",)),
+        Format("ggml", *_IN_GGML, dense=("ggml",), short=_SHORT_GGML),
         *(
-            Format(f"ggml-{grid}", *_IN_GGML, "ggml", grid, dense=("ggml", f"ggml-{grid}"))
+            Format(
+                f"ggml-{grid}",
+                *_IN_GGML,
+                "ggml",
+                grid,
+                dense=("ggml", f"ggml-{grid}"),
+                short=_SHORT_GGML,
+            )
             for grid in ("q8_0", "q5_0", "q4_0")
         ),
     )

@@ -22,10 +22,10 @@ from owl.evaluate.compare import RATES
 from owl.kernels.agreement import settled, word_ends
 from owl.kernels.byte_letters import BYTE_OF
 from owl.kernels.scoring import score
-from owl.model.decoding import encode, input_features
+from owl.model.decoding import torch_listener
 from owl.model.following import follow
 from owl.model.whisper import Whisper, window_samples
-from owl.model.windows import Listener, Window, listener
+from owl.model.windows import Listener, Window
 
 
 class Word(NamedTuple):
@@ -77,7 +77,7 @@ def stream(
     """Every clip as a stream in steps of `step` seconds, with an encoder that reads full windows or
     speech alone; `unit` (of `owl.kernels.texts.unit_of`) is what is confirmed.
     """
-    listen = listener(partial(input_features, asr), partial(encode, asr.model), window)
+    listen = torch_listener(asr, window)
     listen([np.zeros(RATE, np.float32)])  # a first call allocates; it is not part of the speed
     bar = tqdm(clips, desc=f"stream, {window}", unit="clip")
     return [one_stream(asr, listen, clip, step=step, language=language, unit=unit) for clip in bar]
@@ -93,14 +93,9 @@ def one_stream(
     unit: str = "words",
 ) -> Streamed:
     """One clip. A buffer that is full is settled as it stands and begun anew."""
-    begins = partial(
-        _begins_word if unit == "words" else _begins_character, asr.processor.tokenizer
-    )
-    result, size, most = (
-        Streamed(clip, unit=unit),
-        round(step * RATE),
-        window_samples(asr.processor),
-    )
+    begins = _begins_word if unit == "words" else _begins_character
+    begins, result = partial(begins, asr.processor.tokenizer), Streamed(clip, unit=unit)
+    size, most = round(step * RATE), window_samples(asr.processor)
     start, before, now, stands, said = 0, 0, 0.0, [], []
 
     def confirm(count: int) -> list[int]:

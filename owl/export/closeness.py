@@ -46,12 +46,6 @@ def teacher_of(
     return teacher
 
 
-def kl_of(teacher: Teacher, predict: Predictor) -> float | None:
-    """KL(dense ‖ other) in nats per token; None where no clip has text."""
-    rows = teacher.divergence(predict)
-    return sum(row["kl"] for row in rows) / sum(row["tokens"] for row in rows) if rows else None
-
-
 def predictor(
     wanted: Format, folder: Path | None, config: Config, alike: str, vocabulary: int
 ) -> Predictor | None:

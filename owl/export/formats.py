@@ -66,10 +66,8 @@ def write(
 
 def add_short(name: str, folder: Path, window: Window) -> None:
     """Beside the `folder` of format `name` what short windows need of their own, if they do."""
-    if FORMATS[name].runtime == "whisper.cpp" and window == "speech":
-        from owl.export.ggml import export_short
-
-        export_short(folder)
+    if window == "speech" and (short := FORMATS[name].short):
+        resolve_name(short)(folder)
 
 
 def save(name: str, asr: Whisper, folder: Path, *, dtype: torch.dtype, papers: dict) -> None:

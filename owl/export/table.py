@@ -23,12 +23,12 @@ from owl.config.formats import FORMATS, PEERS, Format
 from owl.config.load import Config
 from owl.data.load import Dataset
 from owl.errors import UnsupportedFormat
-from owl.evaluate.compare import RATES, pairs
+from owl.evaluate.compare import RATES, kl_summary, pairs
 from owl.evaluate.divergence import Teacher
 from owl.evaluate.stored import normalizer_of, transcripts
 from owl.evaluate.transcribe import Transcription
 from owl.export.advice import REFERENCE, Row
-from owl.export.closeness import kl_of, predictor, teacher_of
+from owl.export.closeness import predictor, teacher_of
 from owl.export.formats import add_short, dense_bytes, loads_in, save, stored_dtype
 from owl.export.measure import Measurement, in_fresh_process, measure, weights_digest, windows
 from owl.kernels.intervals import wer_interval
@@ -148,7 +148,7 @@ def _kl(
     if teacher is None:
         return None
     predict = predictor(wanted, folder, config, alike, original.model.config.vocab_size)
-    return kl_of(teacher, predict) if predict else None
+    return kl_summary(teacher.divergence(predict))["kl"] if predict else None
 
 
 def _row(

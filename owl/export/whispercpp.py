@@ -72,12 +72,11 @@ class CppWhisper:
         # it stops after the token at this place, from 0 on; 0 means no limit
         params.max_tokens = max(max_new_tokens - 1, 1)
         audio = np.pad(audio, (0, max(0, SHORTEST - len(audio)))).astype(np.float32)
-        frames, window = short_frames(len(audio)), self._window
-        if window == "speech" and frames > POSITIONS:
-            window = "full"
-        if window == "speech":
+        frames = short_frames(len(audio))
+        short = self._window == "speech" and frames <= POSITIONS
+        context = self._context("speech" if short else "full")
+        if short:
             params.audio_ctx, audio = frames, np.pad(audio, (SECOND * SAMPLES_PER_FRAME, 0))
-        context = self._context(window)
         if failed := pw.whisper_full(context, params, audio, len(audio)):
             raise RuntimeError(f"whisper.cpp failed to decode: error {failed}")
         said = [

@@ -25,7 +25,7 @@ from owl.model.whisper import (
     task_of,
     window_samples,
 )
-from owl.model.windows import Window, listener
+from owl.model.windows import Listener, Window, listener
 
 MOST_BYTES = (
     512e6  # that one model's outputs may take; what comes later is not kept and is encoded again
@@ -168,6 +168,11 @@ def generate_settings(model, language: str | None, max_new_tokens: int | None) -
     }
 
 
+def torch_listener(asr: Whisper, window: Window) -> Listener:
+    """How PyTorch hears a batch of waveforms, as `owl.model.windows.listener`."""
+    return listener(partial(input_features, asr), partial(encode, asr.model), window)
+
+
 # waveforms of at most one window → their text tokens, in order
 Decoder = Callable[[Sequence[np.ndarray]], list[Decoded]]
 
@@ -183,7 +188,7 @@ def torch_decoder(
     """How PyTorch turns a batch of waveforms into text tokens: features, encoder, greedy decoding.
     `states` keeps the encoder's outputs of full windows.
     """
-    listen = listener(partial(input_features, asr), partial(encode, asr.model), window)
+    listen = torch_listener(asr, window)
 
     def decode(audio: Sequence[np.ndarray]) -> list[Decoded]:
         encoded = listen(audio)

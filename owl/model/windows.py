@@ -21,6 +21,8 @@ Window = Literal["full", "speech"]
 SECOND = 50  # encoder frames; windows are whole seconds, so that clips share a pass
 MARGIN = 12  # frames of silence, at least, that the encoder reads behind the speech
 
+SILENCE = np.zeros(SAMPLES_PER_FRAME, np.float32)  # a clip whose window holds nothing
+
 Listener = Callable[[Sequence[np.ndarray]], Tensor]
 
 
@@ -35,7 +37,7 @@ def listener(features: Listener, encode: Callable[[Tensor], Tensor], window: Win
     """
     if window == "full":
         return lambda audio: encode(features(audio))
-    (silence,) = encode(features([np.zeros(SAMPLES_PER_FRAME, np.float32)]))
+    (silence,) = encode(features([SILENCE]))
 
     def listen(audio: Sequence[np.ndarray]) -> Tensor:
         mel, windows = features(audio), [speech_window(len(one), len(silence)) for one in audio]

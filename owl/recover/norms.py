@@ -8,16 +8,15 @@ model's takes every window once, and an epoch costs the decoder's passes.
 
 import time
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from owl.kernels.teacher_forcing import kl_terms
-from owl.model.decoding import encode, input_features
+from owl.model.decoding import encode, torch_listener
 from owl.model.whisper import Block, Whisper, blocks, embed_text, finish_decoder, frozen, run_block
-from owl.model.windows import Window, listener
+from owl.model.windows import Window
 from owl.recover import training
 from owl.recover.examples import Example, Padded, order, pad
 from owl.recover.training import Course, Point
@@ -49,7 +48,7 @@ def train(
     model, started = student.model, time.monotonic()
     decoder = [block for block in every if block.in_decoder]
     parameters = [one for block in decoder for one in block.module.parameters() if one.ndim == 1]
-    listen = listener(partial(input_features, student), partial(encode, model), window)
+    listen = torch_listener(student, window)
 
     def prepared(chosen: Sequence[Example]) -> list[_Lesson]:
         lessons, lengths = [], [len(one.tokens) for one in chosen]

@@ -10,13 +10,13 @@ chooses the best weights and says what recovery was worth. Evaluation clips are 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from owl.errors import DataError
 from owl.model.decoding import input_features
-from owl.model.whisper import SAMPLES_PER_FRAME, Block, Whisper, blocks, window_samples
+from owl.model.whisper import Block, Whisper, blocks, window_samples
+from owl.model.windows import SILENCE
 from owl.prune.calibration_text import Labels, calibration_batches
 from owl.recover import blockwise, distill, norms, training
 from owl.recover.blockwise import RecoveredBlock
@@ -98,7 +98,7 @@ def lessons_of(run: Run, teacher: Whisper, labels: Labels) -> Lessons:
     )
     silence = None
     if run.config.evaluation.window == "speech":
-        silence = input_features(teacher, [np.zeros(SAMPLES_PER_FRAME, np.float32)])
+        silence = input_features(teacher, [SILENCE])
     return Lessons(run, teacher, learned, held_out, answers, silence)
 
 
