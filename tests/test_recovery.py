@@ -148,6 +148,47 @@ def test_blockwise_lowers_every_blocks_held_out_error_and_the_divergence():
     assert distill.divergence(model, answers(dense)) < 0.7 * before
 
 
+def test_blocks_in_short_windows_are_compared_frame_by_frame_with_whole_ones():
+    """The dense model as its own student, against both windows put together here: nothing to repair
+    but what the shorter one changes; a clip that fills the window leaves nothing to shorten.
+    """
+    dense = make_model(max_source_positions=200)
+    asr = Whisper(dense, tiny.fitting_processor(200))
+    silence = input_features(asr, [np.zeros(320, np.float32)])
+    sounds = [replace(clip, audio=clip.audio[:3200]) for clip in CLIPS[:6]]
+
+    def calibrated(clips):
+        texts = TEXTS[: len(clips)]
+        return calibration.prepare(
+            asr, clips, texts, language=None, padding="exclude", batch_size=6
+        )
+
+    def recovered(model, clips, epochs):
+        given = calibrated(clips)
+        every, settings = whisper.blocks(model), dict(epochs=epochs, rate=3e-3, seed=0)
+        parts = (every, whisper.blocks(dense), given, given)
+        return list(blockwise.recover_blocks(model, dense, *parts, silence=silence, **settings))
+
+    heard = [examples.Example(clip.audio, text) for clip, text in zip(sounds, TEXTS)]
+    batch = examples.pad(asr, heard, language=None, crop=False)
+    text_rows = calibrated(sounds)[0].text_rows
+    with torch.no_grad():
+        end = whisper.encode_audio(dense, silence)[0, -50:]
+        short, _ = whisper.teacher_forced(dense, batch.features[:, :, :100], batch.tokens, end)
+        whole, _ = whisper.teacher_forced(dense, batch.features, batch.tokens)
+    for row in recovered(dense, sounds, epochs=0):
+        in_decoder = row.block.startswith("decoder")
+        rows = text_rows if in_decoder else batch.frames
+        ours, theirs = short[row.block], whole[row.block][:, : short[row.block].shape[1]]
+        rows = rows[:, : ours.shape[1]]
+        off = (ours - theirs)[rows].square().sum() / theirs[rows].square().sum()
+        # the convolutions see no edge here: the batch is cut behind them
+        assert row.before == pytest.approx(off.item(), rel=0.02) and row.before > 0
+    assert all(row.after < row.before for row in recovered(copy.deepcopy(dense), sounds, epochs=9))
+    long = replace(CLIPS[0], audio=np.tile(CLIPS[0].audio, 40)[:63_000])
+    assert all(row.before == 0 for row in recovered(dense, [long], epochs=0))
+
+
 def test_a_learning_rate_that_ruins_everything_leaves_each_block_as_good_as_it_was():
     model, dense, every = pruned_model()
     rows = block_by_block(model, dense, every, rate=30.0)

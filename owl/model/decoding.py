@@ -25,7 +25,7 @@ from owl.model.whisper import (
     task_of,
     window_samples,
 )
-from owl.model.windows import Listener, Window, listener
+from owl.model.windows import SECOND, Listener, Window, listener
 
 MOST_BYTES = (
     512e6  # that one model's outputs may take; what comes later is not kept and is encoded again
@@ -129,6 +129,15 @@ def encode(model, features: Tensor) -> Tensor:
     if features.shape[2] < 2 * model.config.max_source_positions:
         return torch.cat([encode_audio(model, part) for part in parts])
     return torch.cat([model.model.encoder(part).last_hidden_state for part in parts])
+
+
+def window_end(model, silence: Tensor | None) -> Tensor | None:
+    """What the decoder attends to behind a short window, (`SECOND`, d): the end of a silent
+    window's output, from that window's features (1, mel bins, 2·frames). None for None.
+    """
+    if silence is None:
+        return None
+    return encode(model, silence.to(next(model.parameters())))[0, -SECOND:].clone()
 
 
 def at_once(device: torch.device, wanted: int) -> int:

@@ -56,5 +56,9 @@ def speech_window(samples: int, most: int) -> int:
     """Encoder frames for speech of so many samples: it and `MARGIN`, in whole seconds, `most` the
     model's window.
     """
-    speech = -(-samples // SAMPLES_PER_FRAME)
-    return min(-(-(speech + MARGIN) // SECOND) * SECOND, most)
+    return window_of(-(-samples // SAMPLES_PER_FRAME), most)
+
+
+def window_of(frames: int, most: int) -> int:
+    """The same for speech of so many encoder frames."""
+    return min(-(-(frames + MARGIN) // SECOND) * SECOND, most)

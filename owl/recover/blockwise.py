@@ -4,6 +4,9 @@ frozen, nothing labelled.
 The pruned block sees the inputs that the recovered blocks before it produce, and its target is the
 dense block's output on the dense model's inputs, so it also repairs what earlier blocks broke
 (EBFT, Guo et al., arXiv 2402.12419). Only token rows count, as in calibration.
+
+Where a run reads short windows (`owl.model.windows`) so does the student, and the teacher full
+ones, frame by frame the same speech.
 """
 
 import time
@@ -14,7 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from owl.model.decoding import window_end
 from owl.model.whisper import Block, finish_encoder
+from owl.model.windows import window_of
 from owl.prune.calibration import Batch, forward, store
 from owl.recover import training
 
@@ -37,7 +42,7 @@ class RecoveredBlock:
 @dataclass
 class Pair:
     """One batch of clips in both models: `student` and `teacher` hold their own states and the same
-    rows.
+    rows, but that the student's window may end earlier, behind them.
     """
 
     student: Batch
@@ -52,6 +57,7 @@ def recover_blocks(
     batches: Sequence[Batch],
     held_out: Sequence[Batch],
     *,
+    silence: Tensor | None = None,
     epochs: int,
     rate: float,
     seed: int,
@@ -60,20 +66,21 @@ def recover_blocks(
     counterpart (`dense`) in place, and yield what came of it, block by block.
 
     `batches` and `held_out` are clips as from `owl.prune.calibration.prepare`; they are left as
-    they are. Adam with a cosine to zero over `epochs` passes; after each pass the held-out error is
-    looked at and the best weights are kept, the first ones included: no block ends with a higher
-    held-out error than it began with.
+    they are. With a silent window's features (1, mel bins, 2·frames) as `silence` the student reads
+    each batch in a short window that holds its longest clip. Adam with a cosine to zero over
+    `epochs` passes; after each pass the held-out error is looked at and the best weights are kept,
+    the first ones included: no block ends with a higher held-out error than it began with.
     """
     precision = next(teacher.parameters()).dtype
     train, check = (
-        [Pair(_own(batch), _own(batch, precision)) for batch in part]
+        [Pair(_own(batch, short=silence is not None), _own(batch, precision)) for batch in part]
         for part in (batches, held_out)
     )
     for index, (block, wanted) in enumerate(
         tqdm(list(zip(every, dense, strict=True)), desc="blockwise", unit="block")
     ):
         if block.in_decoder and not every[index - 1].in_decoder:
-            _finish_encoder(student, teacher, [*train, *check])
+            _finish_encoder(student, teacher, [*train, *check], silence)
         with torch.no_grad():
             for pair in [*train, *check]:
                 store(wanted, pair.teacher, forward(wanted, pair.teacher))
@@ -127,20 +134,31 @@ def _distance(block: Block, pair: Pair) -> tuple[Tensor, Tensor]:
     already.
     """
     rows = pair.student.text_rows if block.in_decoder else pair.student.audio_rows
-    wanted = (pair.teacher.text if block.in_decoder else pair.teacher.audio)[rows].float()
+    wanted = pair.teacher.text if block.in_decoder else pair.teacher.audio
+    wanted = wanted[:, : rows.shape[1]][rows].float()
     return (
         forward(block, pair.student)[rows].float() - wanted
     ).square().sum(), wanted.square().sum()
 
 
-def _own(batch: Batch, precision: torch.dtype = torch.float32) -> Batch:
-    """A copy that autograd may use: `prepare` makes its tensors in inference mode."""
+def _own(batch: Batch, precision: torch.dtype = torch.float32, short: bool = False) -> Batch:
+    """A copy that autograd may use (`prepare` makes its tensors in inference mode), cut `short`
+    behind the rows that count.
+    """
     audio, text = (states.clone().to(precision) for states in (batch.audio, batch.text))
-    return Batch(audio, batch.audio_rows.clone(), text, batch.text_rows.clone())
+    audio_rows, window = batch.audio_rows.clone(), audio.shape[1]
+    if short:
+        window = window_of(int(audio_rows.sum(1).max()), window)
+    return Batch(audio[:, :window], audio_rows[:, :window], text, batch.text_rows.clone())
 
 
 @torch.no_grad()
-def _finish_encoder(student, teacher, pairs: Sequence[Pair]) -> None:
+def _finish_encoder(student, teacher, pairs: Sequence[Pair], silence: Tensor | None) -> None:
+    end = window_end(student, silence)
     for pair in pairs:
-        pair.student.audio = finish_encoder(student, pair.student.audio)
-        pair.teacher.audio = finish_encoder(teacher, pair.teacher.audio)
+        heard, whole = pair.student.audio, pair.teacher.audio
+        pair.student.audio = finish_encoder(student, heard)
+        pair.teacher.audio = finish_encoder(teacher, whole)
+        if heard.shape[1] < whole.shape[1]:
+            behind = end.expand(len(heard), -1, -1)
+            pair.student.audio = torch.cat([pair.student.audio, behind], dim=1)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from owl.kernels.teacher_forcing import kl_terms
-from owl.model.decoding import encode
-from owl.model.whisper import SAMPLES_PER_FRAME, Block, Whisper, teacher_forced
-from owl.model.windows import SECOND, speech_window
+from owl.model.decoding import window_end
+from owl.model.whisper import Block, Whisper, teacher_forced
+from owl.model.windows import window_of
 from owl.recover import training
 from owl.recover.examples import Example, Padded, altered, batches_per_pass, order, pad
 from owl.recover.training import Course, Point
@@ -45,23 +45,19 @@ class Target:
     logs: Tensor  # (counted positions, vocabulary) log probabilities
 
 
-def answer(model, batch: Padded, silence: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
+def answer(model, batch: Padded, end: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
     """(states as from `owl.model.whisper.teacher_forced`, log probabilities (counted positions,
     vocabulary)) of a model on a batch.
 
-    With `silence`, a silent window's features (1, mel bins, 2·frames), in a short window that holds
-    the batch's longest clip.
+    With what comes behind short windows (`owl.model.decoding.window_end`), in one that holds the
+    batch's longest clip.
     """
-    features, behind = batch.features, None
-    if silence is not None:
-        window = features.shape[2] // 2
-        longest = int(batch.frames.sum(1).max()) * SAMPLES_PER_FRAME
-        features = features[:, :, : 2 * speech_window(longest, window)]
-        if features.shape[2] < 2 * window:
-            behind = encode(model, silence.to(next(model.parameters())))[0, -SECOND:].clone()
-    states, logits = teacher_forced(
-        model, features.to(next(model.parameters())), batch.tokens, behind
-    )
+    features = batch.features.to(next(model.parameters()))
+    if end is not None:
+        whole = features.shape[2] // 2
+        window = window_of(int(batch.frames.sum(1).max()), whole)
+        features, end = features[:, :, : 2 * window], end if window < whole else None
+    states, logits = teacher_forced(model, features, batch.tokens, end)
     return states, logits[batch.counted].float().log_softmax(-1)
 
 
@@ -73,10 +69,10 @@ def target(teacher, batch: Padded) -> Target:
 
 def losses(student, wanted: Target, silence: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(KL summed over the counted tokens, relative error of the hidden states: the encoder's mean
-    plus the decoder's mean).
+    plus the decoder's mean). With a silent window's features, in short windows.
     """
     batch = wanted.batch
-    states, logs = answer(student, batch, silence)
+    states, logs = answer(student, batch, window_end(student, silence))
     kl = kl_terms(wanted.logs, logs).sum()
     shared = states.keys() if states.keys() == wanted.states.keys() else STACKS
     hidden = torch.zeros((), device=kl.device)
@@ -98,8 +94,9 @@ def relative_error(states: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def divergence(student, held_out: Sequence[Target], silence: Tensor | None = None) -> float:
-    """KL(teacher ‖ student) in nats per token; `silence` as for `answer`."""
-    answers = [(wanted.logs, answer(student, wanted.batch, silence)[1]) for wanted in held_out]
+    """KL(teacher ‖ student) in nats per token; `silence` as for `losses`."""
+    end = window_end(student, silence)
+    answers = [(wanted.logs, answer(student, wanted.batch, end)[1]) for wanted in held_out]
     total = sum(kl_terms(logs, own).sum().item() for logs, own in answers)
     return total / sum(len(logs) for logs, _ in answers)
 
@@ -134,7 +131,7 @@ def distill(
     save_every: float = 60.0,
 ) -> Course:
     """Train the blocks `every` of `student` in place for `steps`, or else `minutes`; the weights of
-    the best held-out KL are kept. `silence` as for `answer`.
+    the best held-out KL are kept. `silence` as for `losses`.
 
     With a `state_file` the state is written every `save_every` seconds, resumed by a later call
     with the same `key`, and removed at the end. With `steps` the result depends on nothing but the

@@ -17,6 +17,7 @@ from owl.errors import DataError
 from owl.model.decoding import input_features
 from owl.model.whisper import Block, Whisper, blocks, window_samples
 from owl.model.windows import SILENCE
+from owl.prune.calibration import Batch, prepare
 from owl.prune.calibration_text import Labels, calibration_batches
 from owl.recover import blockwise, distill, norms, training
 from owl.recover.blockwise import RecoveredBlock
@@ -222,6 +223,8 @@ def _by_block(
     asr, teacher = lessons.teacher._replace(model=student), lessons.teacher.model
     batches = [
         calibration_batches(config, asr, labels, size)
+        if lessons.silence is None
+        else _by_length(asr, labels, size)
         for labels in (lessons.learned, lessons.held_out)
     ]
     steps, seconds, rows, points = 0, 0.0, [], [Point(0, 0.0, measure())]
@@ -231,6 +234,7 @@ def _by_block(
         every,
         blocks(teacher),
         *batches,
+        silence=lessons.silence,
         epochs=epochs,
         rate=rate,
         seed=config.pruning.calibration.seed,
@@ -239,6 +243,22 @@ def _by_block(
         points.append(Point(steps, seconds / 60, measure()))
         rows.append(row)
     return Course(steps, seconds, points, points[-1].kl), rows
+
+
+def _by_length(asr: Whisper, labels: Labels, size: int) -> list[Batch]:
+    """Clip by clip, of like length together, so that a short window fits a batch; in packed windows
+    or with their padding nothing would be short.
+    """
+    order = sorted(range(len(labels.clips)), key=lambda index: len(labels.clips[index].audio))
+    labels = labels.pick(order)
+    return prepare(
+        asr,
+        labels.clips,
+        labels.tokens,
+        language=labels.language,
+        padding="exclude",
+        batch_size=size,
+    )
 
 
 def _distill(lessons: Lessons, student, every: Sequence[Block], number: int) -> Trained:
