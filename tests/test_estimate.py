@@ -57,6 +57,16 @@ def test_dear_settings_take_longer(steps):
     assert steps(formats=["hf", "onnx"])["formats"] > steps(formats=["hf"])["formats"]
 
 
+def test_in_short_windows_recovery_goes_clip_by_clip(demo, steps):
+    _, _, calibration, _ = demo
+    full, short = (
+        steps(recovery="blockwise"),
+        steps("packed", recovery="blockwise", window="speech"),
+    )
+    assert short["recovery"] == pytest.approx(estimate.SHORT * full["recovery"])
+    assert full["recovery"] == 6 * estimate.BACKWARD * len(calibration.clips)
+
+
 def test_packed_windows_are_fewer(demo, steps):
     _, _, calibration, _ = demo
     packed = steps("packed")["statistics"] / estimate.SUMS

@@ -133,11 +133,13 @@ def encode(model, features: Tensor) -> Tensor:
 
 def window_end(model, silence: Tensor | None) -> Tensor | None:
     """What the decoder attends to behind a short window, (`SECOND`, d): the end of a silent
-    window's output, from that window's features (1, mel bins, 2·frames). None for None.
+    window's output, from that window's features (1, mel bins, 2·frames), without a gradient. None
+    without `silence`.
     """
     if silence is None:
         return None
-    return encode(model, silence.to(next(model.parameters())))[0, -SECOND:].clone()
+    end = encode(model, silence.to(next(model.parameters())))[0, -SECOND:]
+    return end.clone()  # autograd may keep no tensor of inference mode
 
 
 def at_once(device: torch.device, wanted: int) -> int:

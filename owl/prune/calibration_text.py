@@ -40,6 +40,11 @@ class Labels:
             self, clips=[self.clips[i] for i in chosen], tokens=[self.tokens[i] for i in chosen]
         )
 
+    def by_length(self) -> "Labels":
+        """The same, the shortest clip first."""
+        lengths = [len(clip.audio) for clip in self.clips]
+        return self.pick(sorted(range(len(lengths)), key=lengths.__getitem__))
+
     def hold_out(self, every: int = HELD_OUT_EVERY) -> tuple["Labels", "Labels"]:
         """(the rest, each `every`-th clip); of fewer clips the last is held out, and a single clip
         is in both.

@@ -42,7 +42,9 @@ def steps(
     windows = min(clips, packed) if settings.calibration.windows == "packed" else clips
     heard = clip * sum(1 + one.seconds // length for data in evaluated for one in data.clips)
     prune = windows * GRAMS * window + _solving(settings.method, asr.model.config, every, window)
-    training = recovery.epochs * windows * BACKWARD * window
+    short = config.evaluation.window == "speech"
+    # in short windows clip by clip, however they are packed for the solver
+    training = recovery.epochs * (SHORT * clips if short else windows) * BACKWARD * window
     others = sum(not FORMATS[name].published for name in config.formats)
     # each is heard, and reads the references
     peers = len(PEERS) * (STARTING + 2 * heard) if config.output.peers else 0
@@ -59,7 +61,7 @@ def steps(
             "distill": training + 60 * recovery.minutes,
             "norms": (2 + recovery.epochs) * clips * window,
         }.get(recovery.method, 0),
-        "transcripts": 2 * heard * (1 + SHORT * (config.evaluation.window == "speech")),
+        "transcripts": 2 * heard * (1 + SHORT * short),
         "formats": STARTING * len(config.formats) + heard * others + peers,
         "starting": 4 * STARTING,
     }

@@ -42,7 +42,7 @@ class RecoveredBlock:
 @dataclass
 class Pair:
     """One batch of clips in both models: `student` and `teacher` hold their own states and the same
-    rows, but that the student's window may end earlier, behind them.
+    rows; the student's window may end earlier, but not before the last of them.
     """
 
     student: Batch
@@ -67,9 +67,10 @@ def recover_blocks(
 
     `batches` and `held_out` are clips as from `owl.prune.calibration.prepare`; they are left as
     they are. With a silent window's features (1, mel bins, 2·frames) as `silence` the student reads
-    each batch in a short window that holds its longest clip. Adam with a cosine to zero over
-    `epochs` passes; after each pass the held-out error is looked at and the best weights are kept,
-    the first ones included: no block ends with a higher held-out error than it began with.
+    each batch in a short window that holds its longest clip (its padding, where that counts). Adam
+    with a cosine to zero over `epochs` passes; after each pass the held-out error is looked at and
+    the best weights are kept, the first ones included: no block ends with a higher held-out error
+    than it began with.
     """
     precision = next(teacher.parameters()).dtype
     train, check = (
@@ -133,23 +134,26 @@ def _distance(block: Block, pair: Pair) -> tuple[Tensor, Tensor]:
     """(‖a − b‖², ‖b‖²) over the token rows: a the block's output, b what the teacher's batch holds
     already.
     """
-    rows = pair.student.text_rows if block.in_decoder else pair.student.audio_rows
-    wanted = pair.teacher.text if block.in_decoder else pair.teacher.audio
-    wanted = wanted[:, : rows.shape[1]][rows].float()
-    return (
-        forward(block, pair.student)[rows].float() - wanted
-    ).square().sum(), wanted.square().sum()
+    student, teacher, output = pair.student, pair.teacher, forward(block, pair.student)
+    if block.in_decoder:
+        states, wanted = output[student.text_rows], teacher.text[teacher.text_rows].float()
+    else:
+        states, wanted = output[student.audio_rows], teacher.audio[teacher.audio_rows].float()
+    return (states.float() - wanted).square().sum(), wanted.square().sum()
 
 
 def _own(batch: Batch, precision: torch.dtype = torch.float32, short: bool = False) -> Batch:
     """A copy that autograd may use (`prepare` makes its tensors in inference mode), cut `short`
-    behind the rows that count.
+    behind the rows that count. The convolutions have seen what is cut: in a window's last frame, in
+    the silence behind every clip, a little of it stays.
     """
-    audio, text = (states.clone().to(precision) for states in (batch.audio, batch.text))
-    audio_rows, window = batch.audio_rows.clone(), audio.shape[1]
+    window = batch.audio.shape[1]
     if short:
-        window = window_of(int(audio_rows.sum(1).max()), window)
-    return Batch(audio[:, :window], audio_rows[:, :window], text, batch.text_rows.clone())
+        window = window_of(int(batch.audio_rows.sum(1).max()), window)
+    audio, text = (
+        states.to(precision, copy=True) for states in (batch.audio[:, :window], batch.text)
+    )
+    return Batch(audio, batch.audio_rows[:, :window].clone(), text, batch.text_rows.clone())
 
 
 @torch.no_grad()
@@ -160,5 +164,5 @@ def _finish_encoder(student, teacher, pairs: Sequence[Pair], silence: Tensor | N
         pair.student.audio = finish_encoder(student, heard)
         pair.teacher.audio = finish_encoder(teacher, whole)
         if heard.shape[1] < whole.shape[1]:
-            behind = end.expand(len(heard), -1, -1)
+            behind = end[heard.shape[1] - whole.shape[1] :].expand(len(heard), -1, -1)
             pair.student.audio = torch.cat([pair.student.audio, behind], dim=1)

@@ -56,7 +56,8 @@ def answer(model, batch: Padded, end: Tensor | None = None) -> tuple[dict[str, T
     if end is not None:
         whole = features.shape[2] // 2
         window = window_of(int(batch.frames.sum(1).max()), whole)
-        features, end = features[:, :, : 2 * window], end if window < whole else None
+        features = features[:, :, : 2 * window]
+        end = end[window - whole :] if window < whole else None
     states, logits = teacher_forced(model, features, batch.tokens, end)
     return states, logits[batch.counted].float().log_softmax(-1)
 

@@ -91,15 +91,17 @@ def lessons_of(run: Run, teacher: Whisper, labels: Labels) -> Lessons:
     learned, held_out = labels.hold_out()
     if settings.recovery.method == "norms":
         return Lessons(run, teacher, learned, held_out, [])
+    silence = None
+    if run.config.evaluation.window == "speech":
+        silence = input_features(teacher, [SILENCE])
+        # a batch has one window, which its longest clip decides
+        learned, held_out = learned.by_length(), held_out.by_length()
     answers = distill.lessons(
         teacher,
         _examples(held_out, teacher.processor),
         language=labels.language,
         batch_size=settings.recovery.batch_size,
     )
-    silence = None
-    if run.config.evaluation.window == "speech":
-        silence = input_features(teacher, [SILENCE])
     return Lessons(run, teacher, learned, held_out, answers, silence)
 
 
@@ -219,14 +221,8 @@ def _by_block(
     lessons: Lessons, student, every: Sequence[Block], epochs: int, rate: float
 ) -> Trained:
     measure = lambda: distill.divergence(student, lessons.answers, lessons.silence)
-    config, size = lessons.run.config, lessons.run.config.pruning.recovery.batch_size
     asr, teacher = lessons.teacher._replace(model=student), lessons.teacher.model
-    batches = [
-        calibration_batches(config, asr, labels, size)
-        if lessons.silence is None
-        else _by_length(asr, labels, size)
-        for labels in (lessons.learned, lessons.held_out)
-    ]
+    batches = [_batches(lessons, asr, labels) for labels in (lessons.learned, lessons.held_out)]
     steps, seconds, rows, points = 0, 0.0, [], [Point(0, 0.0, measure())]
     for row in blockwise.recover_blocks(
         student,
@@ -237,7 +233,7 @@ def _by_block(
         silence=lessons.silence,
         epochs=epochs,
         rate=rate,
-        seed=config.pruning.calibration.seed,
+        seed=lessons.run.config.pruning.calibration.seed,
     ):
         steps, seconds = steps + row.steps, seconds + row.seconds
         points.append(Point(steps, seconds / 60, measure()))
@@ -245,20 +241,15 @@ def _by_block(
     return Course(steps, seconds, points, points[-1].kl), rows
 
 
-def _by_length(asr: Whisper, labels: Labels, size: int) -> list[Batch]:
-    """Clip by clip, of like length together, so that a short window fits a batch; in packed windows
-    or with their padding nothing would be short.
+def _batches(lessons: Lessons, asr: Whisper, labels: Labels) -> list[Batch]:
+    """What blockwise recovery reads: the windows of the calibration, or where the run's are short,
+    clip by clip, since packed windows are hardly ever short and counted padding fills every one.
     """
-    order = sorted(range(len(labels.clips)), key=lambda index: len(labels.clips[index].audio))
-    labels = labels.pick(order)
-    return prepare(
-        asr,
-        labels.clips,
-        labels.tokens,
-        language=labels.language,
-        padding="exclude",
-        batch_size=size,
-    )
+    config, size = lessons.run.config, lessons.run.config.pruning.recovery.batch_size
+    if lessons.silence is None:
+        return calibration_batches(config, asr, labels, size)
+    clips, tokens, language = labels.clips, labels.tokens, labels.language
+    return prepare(asr, clips, tokens, language=language, padding="exclude", batch_size=size)
 
 
 def _distill(lessons: Lessons, student, every: Sequence[Block], number: int) -> Trained:
