@@ -28,6 +28,7 @@ GREEDY = pw.whisper_sampling_strategy.WHISPER_SAMPLING_GREEDY
 ERROR = 4  # a level of ggml's log
 SHORTEST = 3200  # samples; whisper.cpp does not listen to what is shorter than 0.1 s
 PADDED = 256  # frames; its attention reads whole multiples, zeros where there are none
+LEAST = 512  # frames; in half of it whisper-base says clips of less than three seconds twice
 
 
 class CppWhisper:
@@ -92,7 +93,7 @@ class CppWhisper:
 def short_frames(samples: int) -> int:
     """Encoder frames for speech of so many samples behind a second of silence."""
     needed = SECOND - (-samples // SAMPLES_PER_FRAME) + MARGIN
-    return -(-needed // PADDED) * PADDED
+    return max(-(-needed // PADDED) * PADDED, LEAST)
 
 
 def _load(file: Path):
