@@ -25,7 +25,7 @@ from owl.model.whisper import (
     task_of,
     window_samples,
 )
-from owl.model.windows import SECOND, Listener, Window, listener
+from owl.model.windows import Listener, Window, listener
 
 MOST_BYTES = (
     512e6  # that one model's outputs may take; what comes later is not kept and is encoded again
@@ -131,15 +131,14 @@ def encode(model, features: Tensor) -> Tensor:
     return torch.cat([model.model.encoder(part).last_hidden_state for part in parts])
 
 
-def window_end(model, silence: Tensor | None) -> Tensor | None:
-    """What the decoder attends to behind a short window, (`SECOND`, d): the end of a silent
-    window's output, from that window's features (1, mel bins, 2·frames), without a gradient. None
-    without `silence`.
+def encode_silence(model, silence: Tensor | None) -> Tensor | None:
+    """The encoder's output (frames, d) for a silent window, from its features (1, mel bins,
+    2·frames), without a gradient. None without `silence`.
     """
     if silence is None:
         return None
-    end = encode(model, silence.to(next(model.parameters())))[0, -SECOND:]
-    return end.clone()  # autograd may keep no tensor of inference mode
+    (output,) = encode(model, silence.to(next(model.parameters())))
+    return output.clone()  # autograd may keep no tensor of inference mode
 
 
 def at_once(device: torch.device, wanted: int) -> int:

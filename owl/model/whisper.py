@@ -381,6 +381,15 @@ def finish_encoder(model: WhisperForConditionalGeneration, states: Tensor) -> Te
     return model.model.encoder.layer_norm(states)
 
 
+def followed(audio: Tensor, behind: Tensor) -> Tensor:
+    """An encoder's output (clips, frames, d) with `behind` (frames, d) behind each clip's, itself
+    where there is nothing to put there.
+    """
+    if not len(behind):
+        return audio
+    return torch.cat([audio, behind.expand(len(audio), -1, -1)], dim=1)
+
+
 def finish_decoder(model: WhisperForConditionalGeneration, states: Tensor) -> Tensor:
     """Next-token logits from the last decoder block's output: (clips, tokens, d) → (clips, tokens,
     vocabulary).
@@ -408,7 +417,7 @@ def teacher_forced(
             states[block.name] = audio = run_block(block, audio)
     states["encoder"] = audio = finish_encoder(model, audio)
     if behind is not None:
-        audio = torch.cat([audio, behind.expand(len(audio), -1, -1)], dim=1)
+        audio = followed(audio, behind)
     for block in every:
         if block.in_decoder:
             states[block.name] = text = run_block(block, text, audio)

@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from owl.model.whisper import SAMPLES_PER_FRAME
+from owl.model.whisper import SAMPLES_PER_FRAME, followed
 
 Window = Literal["full", "speech"]
 SECOND = 50  # encoder frames; windows are whole seconds, so that clips share a pass
@@ -46,10 +45,16 @@ def listener(features: Listener, encode: Callable[[Tensor], Tensor], window: Win
         for frames in sorted(set(windows)):
             rows = [row for row, own in enumerate(windows) if own == frames]
             states[rows, :frames] = encode(mel[rows, :, : 2 * frames])
-        end = silence[max(longest, len(silence) - SECOND) :]
-        return torch.cat([states, end.expand(len(audio), -1, -1)], dim=1)
+        return followed(states, end_of(silence, longest))
 
     return listen
+
+
+def end_of(silence: Tensor, frames: int) -> Tensor:
+    """What the decoder attends to behind a window of so many frames: the last second of a silent
+    window's output (most, d), or what is left of it; nothing behind a whole window.
+    """
+    return silence[max(frames, len(silence) - SECOND) :]
 
 
 def speech_window(samples: int, most: int) -> int:

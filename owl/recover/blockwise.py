@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from owl.model.decoding import window_end
-from owl.model.whisper import Block, finish_encoder
-from owl.model.windows import window_of
+from owl.model.decoding import encode_silence
+from owl.model.whisper import Block, finish_encoder, followed
+from owl.model.windows import end_of, window_of
 from owl.prune.calibration import Batch, forward, store
 from owl.recover import training
 
@@ -158,11 +158,10 @@ def _own(batch: Batch, precision: torch.dtype = torch.float32, short: bool = Fal
 
 @torch.no_grad()
 def _finish_encoder(student, teacher, pairs: Sequence[Pair], silence: Tensor | None) -> None:
-    end = window_end(student, silence)
+    silent = encode_silence(student, silence)
     for pair in pairs:
-        heard, whole = pair.student.audio, pair.teacher.audio
-        pair.student.audio = finish_encoder(student, heard)
-        pair.teacher.audio = finish_encoder(teacher, whole)
-        if heard.shape[1] < whole.shape[1]:
-            behind = end[heard.shape[1] - whole.shape[1] :].expand(len(heard), -1, -1)
-            pair.student.audio = torch.cat([pair.student.audio, behind], dim=1)
+        heard = finish_encoder(student, pair.student.audio)
+        pair.student.audio = (
+            heard if silent is None else followed(heard, end_of(silent, heard.shape[1]))
+        )
+        pair.teacher.audio = finish_encoder(teacher, pair.teacher.audio)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from owl.kernels.teacher_forcing import kl_terms
-from owl.model.decoding import window_end
+from owl.model.decoding import encode_silence
 from owl.model.whisper import Block, Whisper, teacher_forced
-from owl.model.windows import window_of
+from owl.model.windows import end_of, window_of
 from owl.recover import training
 from owl.recover.examples import Example, Padded, altered, batches_per_pass, order, pad
 from owl.recover.training import Course, Point
@@ -45,20 +45,18 @@ class Target:
     logs: Tensor  # (counted positions, vocabulary) log probabilities
 
 
-def answer(model, batch: Padded, end: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
+def answer(model, batch: Padded, silent: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
     """(states as from `owl.model.whisper.teacher_forced`, log probabilities (counted positions,
     vocabulary)) of a model on a batch.
 
-    With what comes behind short windows (`owl.model.decoding.window_end`), in one that holds the
-    batch's longest clip.
+    With the model's output for a silent window (`owl.model.decoding.encode_silence`), in a short
+    one that holds the batch's longest clip.
     """
-    features = batch.features.to(next(model.parameters()))
-    if end is not None:
-        whole = features.shape[2] // 2
-        window = window_of(int(batch.frames.sum(1).max()), whole)
-        features = features[:, :, : 2 * window]
-        end = end[window - whole :] if window < whole else None
-    states, logits = teacher_forced(model, features, batch.tokens, end)
+    features, behind = batch.features.to(next(model.parameters())), None
+    if silent is not None:
+        window = window_of(int(batch.frames.sum(1).max()), len(silent))
+        features, behind = features[:, :, : 2 * window], end_of(silent, window)
+    states, logits = teacher_forced(model, features, batch.tokens, behind)
     return states, logits[batch.counted].float().log_softmax(-1)
 
 
@@ -73,7 +71,7 @@ def losses(student, wanted: Target, silence: Tensor | None = None) -> tuple[Tens
     plus the decoder's mean). With a silent window's features, in short windows.
     """
     batch = wanted.batch
-    states, logs = answer(student, batch, window_end(student, silence))
+    states, logs = answer(student, batch, encode_silence(student, silence))
     kl = kl_terms(wanted.logs, logs).sum()
     shared = states.keys() if states.keys() == wanted.states.keys() else STACKS
     hidden = torch.zeros((), device=kl.device)
@@ -96,8 +94,8 @@ def relative_error(states: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
 @torch.no_grad()
 def divergence(student, held_out: Sequence[Target], silence: Tensor | None = None) -> float:
     """KL(teacher ‖ student) in nats per token; `silence` as for `losses`."""
-    end = window_end(student, silence)
-    answers = [(wanted.logs, answer(student, wanted.batch, end)[1]) for wanted in held_out]
+    silent = encode_silence(student, silence)
+    answers = [(wanted.logs, answer(student, wanted.batch, silent)[1]) for wanted in held_out]
     total = sum(kl_terms(logs, own).sum().item() for logs, own in answers)
     return total / sum(len(logs) for logs, _ in answers)
 
